@@ -1,13 +1,13 @@
-"""DICOM headers changed at random over one image: refused, unchanged, warned of, or silently other?
+"""Headers of a DICOM image changed at random: rejected, unchanged, warned of, or silently other?
 
     python benchmarks/fuzz_headers.py [--cases 10000] [--seed 0] [--model default]
 
-Half of the cases change values of the elements that say how pixels are to be read (bits, sign,
+Half of the cases change values of the elements that state how pixels are to be read (bits, sign,
 padding, windows, look-up tables, rescaling, polarity); half change bytes of the header between the
 rows' element and the pixels. The pixels stay the same, so a prediction that differs from the
-unchanged file's by more than 0.01 must come with a warning, and a refusal for what the image shows
-must name its header. An exception, a silent difference or a silent refusal is a failure. Prints
-Markdown.
+unchanged file's by more than 0.01 must come with a warning, and a rejection for what the image
+shows must name its header. An exception, a silent difference or a silent rejection is a failure.
+Prints Markdown.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def image(**elements: Any) -> Dataset:
         for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
             if wanted.get(name, 0) > _MOST_SIGNED:
                 wanted[name] -= 1 << 16
-    found: Dataset = _files.film(
+    found: Dataset = _files.xray(
         samples, **{name: value for name, value in wanted.items() if value is not None}
     )
     return found
@@ -161,9 +161,9 @@ def judged(prediction: Prediction, before: float) -> tuple[str, bool]:
         return ("another, with a warning", False) if warned else ("another, silently", True)
     if prediction.reason in _SHOWS:
         named = warned or "header" in prediction.detail
-        return ("refused for what it shows, header named", False) if named else (
-            "refused for what it shows, silently", True)  # fmt: skip
-    return f"refused: {prediction.reason.value if prediction.reason else '?'}", False
+        return ("rejected for what it shows, header named", False) if named else (
+            "rejected for what it shows, silently", True)  # fmt: skip
+    return f"rejected: {prediction.reason.value if prediction.reason else '?'}", False
 
 
 def run(cases: int, seed: int, model: str) -> tuple[Counter[str], list[str]]:

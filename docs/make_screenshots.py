@@ -1,4 +1,4 @@
-"""Photograph the page, light, dark and on a phone, with drawn films: never an X-ray of a patient.
+"""Photograph the page, light, dark and on a phone, with drawn images: never an X-ray of a patient.
 
     python docs/make_screenshots.py
 
@@ -26,11 +26,11 @@ LOOKS = {
 """Width, height, dark or not, pixels per point."""
 
 _COLOURS = 160
-"""Enough for a page with a grey film, and a third of the bytes."""
+"""Enough for a page with a grey image, and a third of the bytes."""
 
 
-def draw_films(folder: Path) -> list[Path]:
-    """A few films, with and without pneumonia, PNG and DICOM, and a file that is none."""
+def draw_images(folder: Path) -> list[Path]:
+    """A few images, with and without pneumonia, PNG and DICOM, and a file that is none."""
     from pneumoscope.images.phantom import draw
     from pneumoscope.images.phantom.folder import encode_dicom
 
@@ -64,11 +64,11 @@ def main() -> None:
     from support.serving import running_server
 
     with tempfile.TemporaryDirectory() as name:
-        films = draw_films(Path(name))
+        images = draw_images(Path(name))
         with running_server("default") as server, chromium_tab() as tab:
             tab.look(1180, 1180)
             tab.open(server.url)
-            tab.give("#files", films)
+            tab.give("#files", images)
             tab.wait("document.querySelectorAll('#rows tr').length === 5")
             tab.ask(
                 "[...document.querySelectorAll('#rows button')]"

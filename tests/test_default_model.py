@@ -1,4 +1,4 @@
-"""The model that ships: small enough, told of honestly, answering right after the install."""
+"""The model that ships: small enough, described honestly, predicting right after the install."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_it_is_what_its_settings_say(bundle: Bundle) -> None:
     assert bundle.manifest.threshold.rule == "highest balanced accuracy"
 
 
-def test_its_card_says_what_it_scored_and_where_it_fails(bundle: Bundle) -> None:
+def test_its_card_states_what_it_scored_and_where_it_fails(bundle: Bundle) -> None:
     card = bundle.card.read_text(encoding="utf-8")
     for words in (
         "not a medical device",
@@ -80,10 +80,10 @@ def test_lists_of_models_show_what_it_scored_on_held_out_patients(bundle: Bundle
 
 
 @pytest.mark.parametrize("kind", ["png", "dicom"])
-def test_it_answers_offline_without_a_training_framework(
+def test_it_predicts_offline_without_a_training_framework(
     kind: Literal["png", "dicom"], tmp_path: Path
 ) -> None:
-    folder = write_phantoms(tmp_path / "films", 2, format=kind)
+    folder = write_phantoms(tmp_path / "images", 2, format=kind)
     image = next(path for path in sorted(folder.rglob("*")) if path.suffix in (".png", ".dcm"))
     command = ["predict", str(image), "--no-input-check", "--json"]  # it may know a drawing
     done = subprocess.run(

@@ -95,7 +95,7 @@ def test_without_a_key_the_service_is_published_on_one_machine_only() -> None:
     assert 'serve", "--host", "0.0.0.0", "--port", "8000"]' in (DEPLOY / "Dockerfile").read_text()
 
 
-def test_a_node_that_anyone_may_send_to_says_so(
+def test_a_node_that_anyone_may_send_to_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("pynetdicom", reason="needs the extra 'dicom': pip install '.[dicom]'")

@@ -29,7 +29,7 @@ def test_no_figure_of_the_docs_holds_a_picture() -> None:
         assert "prefers-color-scheme" not in text, path
 
 
-def test_the_page_shows_every_figure_and_says_what_it_shows() -> None:
+def test_the_page_shows_every_figure_and_states_what_it_shows() -> None:
     text = (DOCS / "evidence.md").read_text(encoding="utf-8")
     shown = re.findall(r"!\[([^\]]*)\]\(figures/([\w-]+\.svg)\)", text)
     assert {name for _, name in shown} == {p.name for p in (DOCS / "figures").glob("*.svg")}
@@ -56,7 +56,7 @@ def test_the_page_has_the_sentences_of_the_script(script: ModuleType) -> None:
     assert "not excluded for 1 of them" in held
 
 
-def test_a_figure_is_put_on_light_paper_and_one_with_a_picture_is_refused(
+def test_a_figure_is_put_on_light_paper_and_one_with_a_picture_is_rejected(
     script: ModuleType,
 ) -> None:
     with drawing():
@@ -70,4 +70,4 @@ def test_a_figure_is_put_on_light_paper_and_one_with_a_picture_is_refused(
         assert all(f"{colour.variable}:{colour.light}" in paper for colour in PALETTE)
         assert paper.index("<rect") < paper.index("<path")
     with pytest.raises(SystemExit, match="holds a picture"):
-        script.on_paper(drawn.inline.replace("</svg>", '<image href="film.png"/></svg>'))
+        script.on_paper(drawn.inline.replace("</svg>", '<image href="image.png"/></svg>'))

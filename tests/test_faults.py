@@ -1,7 +1,7 @@
 """Files whose headers or types contradict their pixels, through the model that ships.
 
 Each shows the same drawn chest X-ray, so each gets the probability of its clean twin, with a
-warning that names the cause; or a refusal that does.
+warning that names the cause; or a rejection that does.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from support.image_files import (
     dicom,
     encapsulated,
     encoded,
-    film,
     png_chunk,
     tiff,
+    xray,
 )
 
 SHARE = draw(5, "guest-3", number=1, label=1, size=320).pixels.astype(np.float64)
@@ -61,7 +61,7 @@ def predictor() -> Predictor:
 
 def x_ray(samples: Array = TWELVE, **elements: Any) -> Dataset:
     wanted = {**WHOLE, **AGED, **elements}
-    return film(samples, **{word: value for word, value in wanted.items() if value is not None})
+    return xray(samples, **{word: value for word, value in wanted.items() if value is not None})
 
 
 def table(data: Array, bits: int, first: int = 0) -> list[Dataset]:
@@ -245,7 +245,7 @@ HEADERS = (
         lambda: dicom(x_ray(PixelPaddingValue=0, PixelPaddingRangeLimit=4090)),
         "would hide",
     ),
-    Fault("padding beyond its type", lambda: dicom(film(EIGHT, PixelPaddingValue=63536, **AGED))),
+    Fault("padding beyond its type", lambda: dicom(xray(EIGHT, PixelPaddingValue=63536, **AGED))),
     Fault(
         "padding range amid the picture",
         lambda: dicom(x_ray(PixelPaddingValue=1049, PixelPaddingRangeLimit=2322)),
@@ -470,7 +470,7 @@ def rgb_tiff(samples: Array) -> bytes:
 
 
 @pytest.mark.parametrize("fault", HEADERS + NUMBERS + PICTURES, ids=lambda fault: fault.name)
-def test_the_answer_is_that_of_the_clean_twin(fault: Fault, predictor: Predictor) -> None:
+def test_the_prediction_is_that_of_the_clean_twin(fault: Fault, predictor: Predictor) -> None:
     twin = EIGHT if fault.twin is None else fault.twin()
     clean = predictor.predict_bytes(png(twin), "twin").prediction
     with warnings.catch_warnings():
@@ -498,7 +498,7 @@ def test_the_answer_is_that_of_the_clean_twin(fault: Fault, predictor: Predictor
             ("614,400", "204,800"),
         ),
         (
-            lambda: dicom(film(EIGHT, PixelData=TWELVE.tobytes())),
+            lambda: dicom(xray(EIGHT, PixelData=TWELVE.tobytes())),
             Reason.CORRUPT,
             ("204,800", "8 bits"),
         ),
@@ -516,7 +516,7 @@ def test_the_answer_is_that_of_the_clean_twin(fault: Fault, predictor: Predictor
         ),
     ],
 )
-def test_what_can_not_be_is_refused_with_both_numbers(
+def test_what_can_not_be_is_rejected_with_both_numbers(
     content: Callable[[], bytes], reason: Reason, words: tuple[str, ...], predictor: Predictor
 ) -> None:
     found = predictor.predict_bytes(content(), "file").prediction
@@ -525,14 +525,14 @@ def test_what_can_not_be_is_refused_with_both_numbers(
         assert word in found.detail
 
 
-def test_a_refusal_as_inverted_names_what_the_header_states(predictor: Predictor) -> None:
+def test_a_rejection_as_inverted_names_what_the_header_states(predictor: Predictor) -> None:
     wrong = dicom(x_ray(PhotometricInterpretation="MONOCHROME1"))
     found = predictor.predict_bytes(wrong, "x").prediction
     assert found.reason is Reason.INVERTED
     assert "Its header states MONOCHROME1" in found.detail
 
 
-def test_a_refusal_for_what_it_shows_names_the_header(predictor: Predictor) -> None:
+def test_a_rejection_for_what_it_shows_names_the_header(predictor: Predictor) -> None:
     noise = np.random.default_rng(0).integers(0, 4096, (320, 320)).astype("u2")
     found = predictor.predict_bytes(dicom(x_ray(noise, **with_window((128, 256)))), "x").prediction
     assert found.reason is Reason.NOT_A_CHEST_XRAY

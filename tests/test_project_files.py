@@ -105,8 +105,8 @@ def test_strays_and_gaps_of_a_wheel_are_found() -> None:
     row = {"path": "a.png", "status": "ok", "reason": "", "probability": "0.5"}
     assert script.row_problems([row]) == []
     assert script.row_problems([]) == ["found no row, expected one per image"]
-    refused = {**row, "status": "refused", "reason": "corrupt", "probability": ""}
-    assert script.row_problems([refused]) == ["a.png: found status refused (corrupt), expected ok"]
+    rejected = {**row, "status": "refused", "reason": "corrupt", "probability": ""}
+    assert script.row_problems([rejected]) == ["a.png: found status refused (corrupt), expected ok"]
 
 
 def test_doctor_knows_every_extra_that_users_install() -> None:

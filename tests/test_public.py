@@ -195,7 +195,7 @@ def test_every_error_has_an_exit_code_of_the_contract() -> None:
         assert kind.__name__ in (errors.__doc__ or ""), kind
 
 
-def test_every_reason_is_refused_or_error() -> None:
+def test_every_reason_is_rejected_or_error() -> None:
     assert {reason.status for reason in Reason} == {"refused", "error"}
     assert Reason.TRUNCATED.status == "error"
     assert Reason.WRONG_MODALITY.status == "refused"

@@ -1,4 +1,4 @@
-"""JSON from outside is read with one strictness; what it can't be is refused by its file's name."""
+"""JSON from outside is read strictly; what is invalid is rejected by the name of its file."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ ROWS = (
         ("{", "can't be read as JSON"),
     ],
 )
-def test_json_that_is_none_is_refused(tmp_path: Path, content: str, fault: str) -> None:
+def test_json_that_is_none_is_rejected(tmp_path: Path, content: str, fault: str) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(InputError, match=rf"x\.json: .*{fault}"):
         read_json(tmp_path / "x.json")
 
 
-def test_long_json_is_refused_unread(tmp_path: Path) -> None:
+def test_long_json_is_rejected_unread(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("[1, 2, 3]")
     assert read_json(tmp_path / "x.json", 9) == [1, 2, 3]
     with pytest.raises(InputError, match=r"x\.json: found more than 8 bytes"):
@@ -66,7 +66,7 @@ def test_a_nested_line_is_no_document(tmp_path: Path) -> None:
         (json.dumps(DOCUMENT), ROWS.replace("0.9", "7")),
     ],
 )
-def test_an_evaluation_that_can_not_be_is_refused(tmp_path: Path, document: str, rows: str) -> None:
+def test_an_impossible_evaluation_is_rejected(tmp_path: Path, document: str, rows: str) -> None:
     (tmp_path / "predictions.csv").write_text(rows)
     (tmp_path / "metrics.json").write_text(json.dumps(DOCUMENT))
     if rows == ROWS:

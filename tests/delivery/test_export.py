@@ -1,4 +1,4 @@
-"""Exports answer as their bundle does, from images of any size, and say when they don't."""
+"""Exports predict as their bundle does, from images of any size, and report when they don't."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ from pneumoscope.inference.input_check import (
 )
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import ImageRecord
-from support.image_files import dicom, encoded, smooth_grey, tiff
-from support.image_files import film as x_ray
+from support.image_files import dicom, encoded, smooth_grey, tiff, xray
 from support.known import known
 from support.small_bundle import small_bundle
 
@@ -39,7 +38,7 @@ TARGETS = ("onnx", "openvino")
 SIZES = ((64, 64), (200, 150), (70, 97), (300, 301), (64, 500))
 
 
-def films(folder: Path) -> list[ImageRecord]:
+def xrays(folder: Path) -> list[ImageRecord]:
     """Smooth noise of several sizes, 8-bit grey."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(5)
@@ -54,7 +53,7 @@ def films(folder: Path) -> list[ImageRecord]:
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[ImageRecord]:
-    return films(tmp_path_factory.mktemp("films") / "all")
+    return xrays(tmp_path_factory.mktemp("images") / "all")
 
 
 @pytest.fixture(scope="module", params=["imagenet stretch", "standardise pad flip ensemble"])
@@ -70,7 +69,7 @@ def bundle(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_answers_as_the_bundle_does(
+def test_predicts_as_the_bundle_does(
     bundle: Bundle, target: Any, records: list[ImageRecord], tmp_path: Path
 ) -> None:
     write_export(tmp_path / "out", bundle, target)
@@ -82,14 +81,14 @@ def test_answers_as_the_bundle_does(
     assert found.heatmap_correlation is not None
     assert found.heatmap_correlation > 0.9999
     assert found.auc_before == found.auc_after
-    answer = predictor.predict_file(records[1].path)
+    result = predictor.predict_file(records[1].path)
     pixels = np.asarray(Image.open(records[1].path))
-    other = exported.answer(pixels)
-    np.testing.assert_allclose(other.embedding, known(answer.embedding), atol=1e-4)
+    other = exported.predict(pixels)
+    np.testing.assert_allclose(other.embedding, known(result.embedding), atol=1e-4)
     assert other.heatmap.max() == pytest.approx(1.0)
 
 
-def test_the_onnx_file_says_what_it_is(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_onnx_file_states_what_it_is(bundle: Bundle, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     write_export(tmp_path / "out", bundle, "onnx")
     props = {p.key: p.value for p in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
@@ -101,18 +100,18 @@ def test_the_onnx_file_says_what_it_is(bundle: Bundle, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_example_gives_the_bundles_answer(
+def test_the_example_gives_the_prediction_of_the_bundle(
     bundle: Bundle, target: Any, records: list[ImageRecord], tmp_path: Path
 ) -> None:
     write_export(tmp_path / "out", bundle, target)
-    film = str(records[1].path)
+    image = str(records[1].path)
     done = subprocess.run(
-        [sys.executable, tmp_path / "out" / "example.py", film],
+        [sys.executable, tmp_path / "out" / "example.py", image],
         capture_output=True,
         text=True,
         check=True,
     )
-    wanted = Predictor.load(bundle.folder).predict_file(film).prediction
+    wanted = Predictor.load(bundle.folder).predict_file(image).prediction
     found = re.search(r"(\w+), probability ([\d.]+) ", done.stdout)
     assert found is not None
     assert found[1] == wanted.prediction
@@ -120,43 +119,43 @@ def test_the_example_gives_the_bundles_answer(
 
 
 def _pictures(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files that the example reads as the product does, and files that it must refuse."""
+    """Files that the example reads as the product does, and files that it must reject."""
     grey = smooth_grey(90, 80).astype(np.uint8)
-    film, colour = Image.fromarray(grey), Image.fromarray(np.dstack([grey, grey, grey // 2]))
+    image, colour = Image.fromarray(grey), Image.fromarray(np.dstack([grey, grey, grey // 2]))
     alike: dict[str, bytes] = {}
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
         for kind in ("JPEG", "PNG", "TIFF"):
-            alike[f"turned-{orientation}.{kind}"] = encoded(film, kind, exif=exif)
+            alike[f"turned-{orientation}.{kind}"] = encoded(image, kind, exif=exif)
     for mode in ("RGB", "CMYK", "P", "1"):
         alike[f"{mode}.tif"] = encoded(colour.convert(mode), "TIFF")
     alike["white-is-zero.tif"] = tiff(grey, photometric=0)
     alike["lossless.webp"] = encoded(colour, "WEBP", lossless=True)
     deep = (grey.astype(np.uint16) * 16).astype(np.uint16)
-    refused = {
+    rejected = {
         "deep.png": encoded(Image.fromarray(deep), "PNG"),
         "deep.tif": tiff(deep),
         "signed.tif": tiff((grey.astype(np.int16) - 128).astype(np.int8), sample_format=2),
         "float.tif": tiff(grey.astype(np.float32), sample_format=3),
         "clear.png": encoded(Image.fromarray(np.dstack([grey] * 4)), "PNG"),
-        "key.png": encoded(film, "PNG", transparency=7),
-        "moving.gif": encoded(film, "GIF"),
-        "pages.tif": encoded(film, "TIFF", save_all=True, append_images=[film]),
+        "key.png": encoded(image, "PNG", transparency=7),
+        "moving.gif": encoded(image, "GIF"),
+        "pages.tif": encoded(image, "TIFF", save_all=True, append_images=[image]),
         "blank.png": encoded(Image.new("L", (80, 90), 7), "PNG"),
-        "small.png": encoded(film.resize((20, 20)), "PNG"),
-        "x.dcm": dicom(x_ray(grey)),
+        "small.png": encoded(image.resize((20, 20)), "PNG"),
+        "x.dcm": dicom(xray(grey)),
         "text.jpg": b"no picture",
     }
-    for name, content in {**alike, **refused}.items():
+    for name, content in {**alike, **rejected}.items():
         (folder / name).write_bytes(content)
-    return [folder / name for name in alike], [folder / name for name in refused]
+    return [folder / name for name in alike], [folder / name for name in rejected]
 
 
-def test_the_example_reads_as_the_product_does_or_refuses(bundle: Bundle, tmp_path: Path) -> None:
-    alike, refused = _pictures(tmp_path)
+def test_the_example_reads_as_the_product_does_or_rejects(bundle: Bundle, tmp_path: Path) -> None:
+    alike, rejected = _pictures(tmp_path)
     write_export(tmp_path / "out", bundle, "openvino")
-    command = [sys.executable, str(tmp_path / "out" / "example.py"), *map(str, alike + refused)]
+    command = [sys.executable, str(tmp_path / "out" / "example.py"), *map(str, alike + rejected)]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     predictor = Predictor.load(bundle.folder)
     for path, line in zip(alike, told, strict=False):
@@ -164,7 +163,7 @@ def test_the_example_reads_as_the_product_does_or_refuses(bundle: Bundle, tmp_pa
         found = re.search(r"probability ([\d.]+) ", line)
         assert found is not None, line
         assert float(found[1]) == pytest.approx(wanted, abs=1e-4), line
-    for path, line in zip(refused, told[len(alike) :], strict=True):
+    for path, line in zip(rejected, told[len(alike) :], strict=True):
         assert line.startswith(f"{path}: rejected, "), line
 
 
@@ -234,7 +233,7 @@ def test_an_export_is_replaced_whole(bundle: Bundle, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_without_onnx_it_says_what_to_install(
+def test_without_onnx_it_states_what_to_install(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -244,16 +243,16 @@ def test_without_onnx_it_says_what_to_install(
 
 
 @pytest.fixture(scope="module")
-def knowing(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle that refuses, and withholds answers."""
-    folder = tmp_path_factory.mktemp("knowing")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that rejects, and withholds predictions."""
+    folder = tmp_path_factory.mktemp("guarded")
     plain = small_bundle(folder / "plain", size=64)
     rng = np.random.default_rng(0)
     looks = [describe_image(rng.random((64, 64)).astype(np.float32)) for _ in range(40)]
     embeddings = np.stack(
         [
-            known(answer.embedding)
-            for answer in Predictor.load(plain.folder).predict_images(_noise(rng))
+            known(result.embedding)
+            for result in Predictor.load(plain.folder).predict_images(_noise(rng))
         ]
     )
     gaussians = fit_statistics(looks, embeddings, np.arange(40) % 2)
@@ -273,37 +272,37 @@ def _noise(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
         yield f"{k}", rng.random((64, 64)).astype(np.float32)
 
 
-def _asked(out: Path, film: Path) -> str:
-    command = [sys.executable, str(out / "example.py"), str(film)]
+def _asked(out: Path, image: Path) -> str:
+    command = [sys.executable, str(out / "example.py"), str(image)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_what_the_graph_leaves_out_is_told_and_can_be_done(
-    knowing: Bundle, records: list[ImageRecord], tmp_path: Path
+def test_what_the_graph_leaves_out_is_reported_and_can_be_done(
+    guarded: Bundle, records: list[ImageRecord], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    write_export(out, knowing, "openvino")
+    write_export(out, guarded, "openvino")
     about = json.loads((out / "export.json").read_text())
     assert about["abstention"]["in_graph"] is about["input_check"]["in_graph"] is False
     assert (about["abstention"]["low"], about["abstention"]["high"]) == (0.0, 1.0)
-    assert about["input_check"]["limits"] == knowing.manifest.input_check.limits
+    assert about["input_check"]["limits"] == guarded.manifest.input_check.limits
     assert about["ages"] == [1, 5]
-    refusal, withheld, ages = missing_parts(about)
+    rejection, withheld, ages = missing_parts(about)
     assert "the model is for children aged 1–5 years" in ages
-    assert "rejects no image, unlike the model" in refusal
+    assert "rejects no image, unlike the model" in rejection
     assert "the graph does not abstain" in withheld
-    film = records[1].path
-    assert ": indeterminate, probability" in _asked(out, film)
-    # Half of its own distance allowed: the example tells the distance that the bundle measures.
-    embedding = ExportedModel(out).answer(np.asarray(Image.open(film))).embedding
-    gaussian = Gaussian.from_arrays(knowing.table(TABLE) or {}, "embedding")
+    image = records[1].path
+    assert ": indeterminate, probability" in _asked(out, image)
+    # Half of its own distance allowed: the example prints the distance that the bundle measures.
+    embedding = ExportedModel(out).predict(np.asarray(Image.open(image))).embedding
+    gaussian = Gaussian.from_arrays(guarded.table(TABLE) or {}, "embedding")
     limit = float(gaussian.distances(embedding[None])[0]) / 2
     about["input_check"]["limits"]["embedding"] = limit
     (out / "export.json").write_text(json.dumps(about))
-    assert "rejected, it differs from the training images (input score 2.00)" in _asked(out, film)
+    assert "rejected, it differs from the training images (input score 2.00)" in _asked(out, image)
 
 
-def test_of_a_model_that_refuses_nothing_that_is_told(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_model_that_rejects_nothing_is_reported_as_such(bundle: Bundle, tmp_path: Path) -> None:
     write_export(tmp_path / "out", bundle, "openvino")
     about = json.loads((tmp_path / "out" / "export.json").read_text())
     assert about["input_check"] == about["abstention"] == {"method": "none", "in_graph": False}

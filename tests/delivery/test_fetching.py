@@ -49,7 +49,7 @@ ALL_DAYS = ("--from", "2026-09-01", "--to", "2026-10-01", "--modality", "DX")
 DAYS = ("20260901", "20260902", "20260903", "20261001")
 
 
-def films() -> list[bytes]:
+def xrays() -> list[bytes]:
     """Four studies of four days; of the second also a CT."""
     made = [
         xray_bytes(k, StudyDate=day, AccessionNumber=f"A{k}", Modality="DX")
@@ -117,7 +117,7 @@ def rows_of(out: Path) -> list[dict[str, str]]:
 def test_a_pacs_gives_the_days_that_are_asked_for_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], by_move: bool
 ) -> None:
-    contents, port_here, out = films(), free_port(), tmp_path / "got"
+    contents, port_here, out = xrays(), free_port(), tmp_path / "got"
     with pacs(tmp_path / "pacs", contents, port_here) as port:
         way = ["--move-port", port_here, "--move-host", "127.0.0.1"] if by_move else []
         asked = ["--pacs", f"QR@127.0.0.1:{port}", *way]
@@ -142,7 +142,7 @@ def test_a_pacs_gives_the_days_that_are_asked_for_and_goes_on(
 
 @needs("dcmqrscp", "dcmqridx")
 def test_a_list_of_accessions_and_uids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    contents = films()
+    contents = xrays()
     wanted = tmp_path / "ids.txt"
     wanted.write_text(f"A2\n\n{_read(contents[3]).StudyInstanceUID}\nnowhere\n1.2.3\n")
     with pacs(tmp_path / "pacs", contents, free_port()) as port:
@@ -179,7 +179,7 @@ def test_accession_numbers_with_dots_and_studies_with_other_ones(
 
 
 @pytest.mark.parametrize("wild", ["A*", "A?1", "A1\\\\A2"])
-def test_ids_with_wildcards_are_refused(
+def test_ids_with_wildcards_are_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], wild: str
 ) -> None:
     ids = tmp_path / "ids.txt"
@@ -198,7 +198,7 @@ def test_ids_with_wildcards_are_refused(
     ],
     ids=["empty", "blank", "latin-1"],
 )
-def test_a_file_of_ids_that_cannot_be_used_is_refused_before_anything_is_written(
+def test_a_file_of_ids_that_cannot_be_used_is_rejected_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
 ) -> None:
     ids = tmp_path / "ids.txt"
@@ -212,7 +212,7 @@ def test_a_file_of_ids_that_cannot_be_used_is_refused_before_anything_is_written
 
 
 def test_a_dicomweb_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with dicomweb_server(films()) as server:
+    with dicomweb_server(xrays()) as server:
         asked = ["--dicomweb", server.url, "--from", "2026-09-01", "--to", "2026-10-01"]
         told = fetched(capsys, tmp_path / "got", *asked)
         assert told["new"] == 4
@@ -224,7 +224,7 @@ def test_a_dicomweb_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_page_of_rows_without_uids_does_not_end_the_search(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], unnamed: set[int]
 ) -> None:
-    with dicomweb_server(films(), most=1, without_series=unnamed) as server:
+    with dicomweb_server(xrays(), most=1, without_series=unnamed) as server:
         asked = ["--dicomweb", server.url, *ALL_DAYS]
         told = fetched(capsys, tmp_path / "got", *asked, code=3)
     assert (told["new"], told["missing"]) == (4 - len(unnamed), len(unnamed))
@@ -240,7 +240,7 @@ def test_a_server_that_sends_everything_each_time_is_asked_twice(
         lambda self, asked: search(self, {**asked, "offset": ["0"]}),
     )
     for unnamed in ({1}, {0, 1, 2, 3}):
-        with dicomweb_server(films(), without_series=unnamed) as server:
+        with dicomweb_server(xrays(), without_series=unnamed) as server:
             asked = ["--dicomweb", server.url, *ALL_DAYS]
             told = fetched(capsys, tmp_path / f"{len(unnamed)}", *asked, code=3)
         assert (told["new"], told["missing"]) == (4 - len(unnamed), len(unnamed))
@@ -252,13 +252,13 @@ def test_a_dicomweb_server_with_short_pages(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], most: int
 ) -> None:
     """A server may give fewer matches per page than were asked for (PS3.18 8.3.4.4)."""
-    with dicomweb_server(films(), most=most) as server:
+    with dicomweb_server(xrays(), most=most) as server:
         asked = ["--dicomweb", server.url, "--from", "2026-09-01", "--to", "2026-10-01"]
         assert fetched(capsys, tmp_path / "got", *asked)["new"] == 4
 
 
 def test_a_deflated_object_that_is_broken_is_turned_away(tmp_path: Path) -> None:
-    source = dcmread(BytesIO(films()[0]))
+    source = dcmread(BytesIO(xrays()[0]))
     whole = dicom(source, DeflatedExplicitVRLittleEndian)
     start = 144 + int.from_bytes(whole[140:144], "little")
     broken = whole[:start] + b"\xff" * (len(whole) - start)
@@ -288,11 +288,11 @@ def test_what_is_fetched_can_be_predicted(tmp_path: Path) -> None:
     from pneumoscope.inference.inputs import expand
 
     folder = FetchedFolder(tmp_path / "got", 1 << 20, 0)
-    assert folder.add(films()[0])
-    assert folder.add(films()[0])
+    assert folder.add(xrays()[0])
+    assert folder.add(xrays()[0])
     assert (folder.new, folder.turned_away) == (1, 0)
     assert not folder.add(b"no DICOM")
-    assert not FetchedFolder(tmp_path / "small", 100, 0).add(films()[1])
+    assert not FetchedFolder(tmp_path / "small", 100, 0).add(xrays()[1])
     table = folder.write_table()
     (path,) = expand([table])
     assert Path(path).is_file()
@@ -310,14 +310,14 @@ def test_pseudonyms_stand_in_files_and_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "got"
-    with dicomweb_server(films()) as server:
+    with dicomweb_server(xrays()) as server:
         asked = ["--dicomweb", server.url, "--from", "2026-09-01", "--to", "2026-10-01"]
         asked += ["--pseudonyms"]
         told = fetched(capsys, out, *asked)
         assert (told["new"], told["mapping"]) == (4, None)
         assert fetched(capsys, out, *asked)["new"] == 0  # they are known again
     rows = rows_of(out)
-    for row, content in zip(rows, films(), strict=False):
+    for row, content in zip(rows, xrays(), strict=False):
         mine, theirs = dcmread(out / row["path"]), _read(content)
         assert mine.PixelData == theirs.PixelData
         assert mine.SOPInstanceUID == mine.file_meta.MediaStorageSOPInstanceUID == row["image"]
@@ -333,7 +333,7 @@ def test_pseudonyms_stand_in_files_and_table(
     assert told["key"] == str(key)
     assert key.stat().st_mode & 0o077 == 0
     everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
-    for content in films():
+    for content in xrays():
         theirs = _read(content)
         for word in (
             *(theirs.PatientID, theirs.PatientName, theirs.AccessionNumber, theirs.StudyDate),
@@ -345,7 +345,7 @@ def test_pseudonyms_stand_in_files_and_table(
 
 
 def test_pseudonyms_are_the_same_for_the_same_key_and_others_for_another(tmp_path: Path) -> None:
-    contents = films()[:2]
+    contents = xrays()[:2]
     first = under_pseudonyms(tmp_path / "a", contents)
     (tmp_path / "b.key").write_bytes((tmp_path / "a.key").read_bytes())
     under_pseudonyms(tmp_path / "b", contents)
@@ -356,14 +356,14 @@ def test_pseudonyms_are_the_same_for_the_same_key_and_others_for_another(tmp_pat
     assert first.pseudonyms is not None
     assert first.pseudonyms.of("patient", "P-0000") == one[0]["patient"]
     # A patient with two images is one patient.
-    twin = xray_bytes(7, PatientID="P-0000", PatientName="FILM^0000")
+    twin = xray_bytes(7, PatientID="P-0000", PatientName="XRAY^0000")
     assert first.add(twin)
     first.write_table()
     assert [row["patient"] for row in rows_of(tmp_path / "a")].count(one[0]["patient"]) == 2
 
 
 def test_a_mapping_is_written_on_request_only(tmp_path: Path) -> None:
-    contents, mapping = films(), tmp_path / "mapping.csv"
+    contents, mapping = xrays(), tmp_path / "mapping.csv"
     under_pseudonyms(tmp_path / "got", contents[:2], mapping=mapping)
     under_pseudonyms(tmp_path / "got", contents[:3], mapping=mapping)
     under_pseudonyms(tmp_path / "other", contents[:3])
@@ -382,7 +382,7 @@ def test_a_mapping_is_written_on_request_only(tmp_path: Path) -> None:
 
 def test_a_folder_has_pseudonyms_or_own_identifiers_and_one_key(tmp_path: Path) -> None:
     out = tmp_path / "got"
-    under_pseudonyms(out, films()[:1])
+    under_pseudonyms(out, xrays()[:1])
     with pytest.raises(UsageError, match=r"its images bear pseudonyms\. Give --pseudonyms"):
         FetchedFolder(out, 1 << 24, 0)
     key = tmp_path / "got.key"
@@ -400,9 +400,9 @@ def test_a_folder_has_pseudonyms_or_own_identifiers_and_one_key(tmp_path: Path) 
     with pytest.raises(UsageError, match="a key of 2 bytes, expected 32"):
         under_pseudonyms(out, [])
     key.write_text(kept)
-    assert under_pseudonyms(out, films()[:2]).new == 1
+    assert under_pseudonyms(out, xrays()[:2]).new == 1
     plain = FetchedFolder(tmp_path / "plain", 1 << 24, 0)
-    plain.add(films()[0])
+    plain.add(xrays()[0])
     with pytest.raises(UsageError, match="bear their own identifiers"):
         under_pseudonyms(tmp_path / "plain", [])
     with pytest.raises(UsageError, match="which would be handed on"):
@@ -472,8 +472,8 @@ def test_what_a_server_does_not_give_is_missing_and_the_rest_is_there(
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    made = films()[:4]
-    first, second = (_read(film) for film in made[:2])
+    made = xrays()[:4]
+    first, second = (_read(image) for image in made[:2])
     if fault == "another image":
         retrieve = fake_dicomweb._Handler._retrieve
 
@@ -554,7 +554,7 @@ def broken_pacs(contents: list[bytes], fault: str) -> Iterator[int]:
 def test_what_a_pacs_does_not_give_is_missing_and_the_rest_is_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
-    with broken_pacs(films()[:4], fault) as port:
+    with broken_pacs(xrays()[:4], fault) as port:
         asked = ("--pacs", f"QR@127.0.0.1:{port}", *ALL_DAYS)
         told = fetched(capsys, tmp_path / "got", *asked, code=3)
     assert (told["new"], told["missing"]) == (3, 1)
@@ -567,7 +567,7 @@ def test_a_series_is_fetched_although_its_images_are_not_listed(
 ) -> None:
     asked = ("--pacs", "QR@127.0.0.1:{}", *ALL_DAYS)
     for new in (4, 0):
-        with broken_pacs(films()[:4], fault) as port:
+        with broken_pacs(xrays()[:4], fault) as port:
             told = fetched(capsys, tmp_path / "got", *(text.format(port) for text in asked))
         assert (told["new"], told["missing"]) == (new, 0)
     assert [row["accession"] for row in rows_of(tmp_path / "got")] == ["A0", "A1", "A2", "A3"]
@@ -579,7 +579,7 @@ def test_a_series_of_which_nothing_comes_is_missing(
 ) -> None:
     for fault, new, missing in (("no search for images", 2, 0), ("no transfer", 0, 2)):
         days = ALL_DAYS if fault == "no transfer" else (*ALL_DAYS[:3], "2026-09-02")
-        with broken_pacs(films()[:4], fault) as port:
+        with broken_pacs(xrays()[:4], fault) as port:
             asked = ("--pacs", f"QR@127.0.0.1:{port}", *days, *pseudonyms)
             told = fetched(capsys, tmp_path / "got", *asked, code=3 if missing else 0)
         assert (told["new"], told["missing"]) == (new, missing)
@@ -587,9 +587,9 @@ def test_a_series_of_which_nothing_comes_is_missing(
 
 def test_images_that_are_neither_listed_nor_transferred_are_missing(tmp_path: Path) -> None:
     folder = FetchedFolder(tmp_path / "got", 1 << 20, 0)
-    film = _read(films()[0])
-    uids = (str(film.StudyInstanceUID), str(film.SeriesInstanceUID))
-    image = str(film.SOPInstanceUID)
+    xray = _read(xrays()[0])
+    uids = (str(xray.StudyInstanceUID), str(xray.SeriesInstanceUID))
+    image = str(xray.SOPInstanceUID)
     for listed, before, after in (
         (Series(*uids, ()), 1, 0),
         (Series(*uids, (image,)), 1, 0),
@@ -598,7 +598,7 @@ def test_images_that_are_neither_listed_nor_transferred_are_missing(tmp_path: Pa
         (Series(*uids, (image,), unnamed=1), 2, 1),
     ):
         assert listed.missing_in(folder) == before
-        folder.add(films()[0])
+        folder.add(xrays()[0])
         assert listed.missing_in(folder) == after
         shutil.rmtree(tmp_path / "got" / "images")
         folder = FetchedFolder(tmp_path / "got", 1 << 20, 0)
@@ -614,11 +614,11 @@ def test_images_that_are_neither_listed_nor_transferred_are_missing(tmp_path: Pa
         ("C-FIND refused", "C-FIND ended with status A900. Its log"),
     ],
 )
-def test_a_pacs_that_gives_nothing_at_all_is_told(
+def test_a_pacs_that_gives_nothing_at_all_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, message: str
 ) -> None:
     times = ("--acse-timeout", "1", "--dimse-timeout", "1") if fault == "half a message" else ()
-    with broken_pacs(films()[:4], fault) as port:
+    with broken_pacs(xrays()[:4], fault) as port:
         asked = ("--pacs", f"QR@127.0.0.1:{port}", *ALL_DAYS, *times)
         told = fetched(capsys, tmp_path / "got", *asked, code=4)
     assert message in told["error"]["message"]
@@ -643,7 +643,7 @@ def test_a_pacs_that_offers_no_service_can_be_reached(
 def test_two_at_once_do_not_share_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with dicomweb_server(films()[:1]) as server, alone_in(tmp_path / "got"):
+    with dicomweb_server(xrays()[:1]) as server, alone_in(tmp_path / "got"):
         asked = (tmp_path / "got", "--dicomweb", server.url, *ALL_DAYS)
         told = fetched(capsys, *asked, code=2)
     assert "another process is writing there" in told["error"]["message"]
@@ -688,5 +688,5 @@ def test_a_key_that_could_not_be_written_is_not_there(
         with pytest.raises(OSError, match="disk full"):
             under_pseudonyms(tmp_path / "got", [])
     assert [path.name for path in tmp_path.iterdir()] == ["got"]
-    under_pseudonyms(tmp_path / "got", films()[:1])
+    under_pseudonyms(tmp_path / "got", xrays()[:1])
     assert (tmp_path / "got.key").stat().st_mode & 0o777 == 0o600

@@ -21,13 +21,13 @@ from pneumoscope.delivery.dicom_report.source import Author, source_image
 from pneumoscope.delivery.fhir import Subject, fhir_bundle
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.records import Prediction
-from support.dicom_reports import MANIFEST, REFUSED, answered, predictor, xray_bytes
+from support.dicom_reports import MANIFEST, REJECTED, predicted, predictor, xray_bytes
 
 AUTHOR = Author.of(MANIFEST, "f32")
 
 
 def subject(content: bytes) -> Subject:
-    return Subject.of(source_image(content, "film.dcm", LimitsConfig()))
+    return Subject.of(source_image(content, "image.dcm", LimitsConfig()))
 
 
 def resources(
@@ -41,11 +41,11 @@ def resources(
 
 def test_a_result_becomes_four_resources_that_refer_to_each_other() -> None:
     content = xray_bytes()
-    text = fhir_bundle(subject(content), AUTHOR, answered(content).prediction)
+    text = fhir_bundle(subject(content), AUTHOR, predicted(content).prediction)
     urls = {
         entry["resource"]["resourceType"]: entry["fullUrl"] for entry in json.loads(text)["entry"]
     }
-    found = resources(subject(content), answered(content).prediction)
+    found = resources(subject(content), predicted(content).prediction)
     assert set(found) == {"DiagnosticReport", "Observation", "Device", "Provenance"}
     report, observation = found["DiagnosticReport"], found["Observation"]
     assert report["result"] == [{"reference": urls["Observation"]}]
@@ -74,17 +74,17 @@ def test_a_result_becomes_four_resources_that_refer_to_each_other() -> None:
     assert found["Provenance"]["entity"][0]["what"]["identifier"]["system"] == "urn:dicom:uid"
 
 
-def test_a_refused_input_says_why_and_has_no_value() -> None:
-    observation = resources(subject(xray_bytes()), REFUSED)["Observation"]
+def test_a_rejected_input_states_why_and_has_no_value() -> None:
+    observation = resources(subject(xray_bytes()), REJECTED)["Observation"]
     assert observation["status"] == "cancelled"
     assert "valueQuantity" not in observation
     assert "wrong modality" in observation["dataAbsentReason"]["text"]
 
 
-def test_the_device_says_whom_its_model_is_for() -> None:
+def test_the_device_states_whom_its_model_is_for() -> None:
     content = xray_bytes()
     author = Author.of(replace(MANIFEST, ages=(1, 5)), "f32")
-    document = json.loads(fhir_bundle(subject(content), author, answered(content).prediction))
+    document = json.loads(fhir_bundle(subject(content), author, predicted(content).prediction))
     (device,) = (
         entry["resource"]
         for entry in document["entry"]
@@ -101,7 +101,7 @@ def test_the_device_says_whom_its_model_is_for() -> None:
 def test_report_and_observation_state_warnings_settings_and_ages() -> None:
     content = xray_bytes()
     author = Author.of(replace(MANIFEST, ages=(1, 5)), "f32", ("any age", "no input check"))
-    warned = replace(answered(content).prediction, warnings=("age not known",))
+    warned = replace(predicted(content).prediction, warnings=("age not known",))
     found = resources(subject(content), warned, author)
     notes = [note["text"] for note in found["Observation"]["note"]]
     assert notes[1:] == [
@@ -119,7 +119,7 @@ def test_report_and_observation_state_warnings_settings_and_ages() -> None:
 def test_the_same_result_has_the_same_identifiers_and_another_image_others() -> None:
     first, second = xray_bytes(1), xray_bytes(2)
     texts = [
-        fhir_bundle(subject(content), AUTHOR, answered(content).prediction)
+        fhir_bundle(subject(content), AUTHOR, predicted(content).prediction)
         for content in (first, first, second)
     ]
     urls = [[entry["fullUrl"] for entry in json.loads(text)["entry"]] for text in texts]
@@ -128,20 +128,20 @@ def test_the_same_result_has_the_same_identifiers_and_another_image_others() -> 
     assert urls[0][2] == urls[2][2]  # one device
 
 
-def test_nothing_is_said_of_what_a_file_does_not_say() -> None:
+def test_nothing_is_stated_that_a_file_does_not_state() -> None:
     bare = xray_bytes(PatientID=None, StudyDate="", AccessionNumber=None)
-    report = resources(subject(bare), answered(xray_bytes()).prediction)["DiagnosticReport"]
+    report = resources(subject(bare), predicted(xray_bytes()).prediction)["DiagnosticReport"]
     assert {"subject", "effectiveDateTime", "basedOn"}.isdisjoint(report)
 
 
 def test_a_patient_id_is_stated_with_its_issuer() -> None:
     content = xray_bytes(IssuerOfPatientID="NORTH")
-    found = resources(subject(content), answered(content).prediction)
+    found = resources(subject(content), predicted(content).prediction)
     for kind in ("DiagnosticReport", "Observation"):
         patient = found[kind]["subject"]["identifier"]
         assert (patient["value"], patient["assigner"]) == ("P-0001", {"display": "NORTH"})
         assert patient["type"]["coding"][0]["code"] == "MR"
-    alone = resources(subject(xray_bytes()), answered(content).prediction)
+    alone = resources(subject(xray_bytes()), predicted(content).prediction)
     assert "assigner" not in alone["DiagnosticReport"]["subject"]["identifier"]
 
 
@@ -149,24 +149,24 @@ def test_of_a_header_that_fhir_does_not_allow_the_uids_are_stated(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     about = replace(subject(xray_bytes()), date="2024-13-99")
-    report = resources(about, answered(xray_bytes()).prediction)["DiagnosticReport"]
+    report = resources(about, predicted(xray_bytes()).prediction)["DiagnosticReport"]
     assert "subject" not in report
     assert report["imagingStudy"][0]["identifier"]["value"] == f"urn:oid:{about.study}"
-    assert "film.dcm: its header has values that FHIR does not allow" in caplog.text
+    assert "image.dcm: its header has values that FHIR does not allow" in caplog.text
     with pytest.raises(ValueError, match="value"):
-        fhir_bundle(replace(about, image=""), AUTHOR, answered(xray_bytes()).prediction)
+        fhir_bundle(replace(about, image=""), AUTHOR, predicted(xray_bytes()).prediction)
 
 
 def test_predict_writes_one_for_every_input_that_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Predictor, "load", lambda model, *_, **__: predictor())
-    films = tmp_path / "films"
-    films.mkdir()
-    (films / "a.dcm").write_bytes(xray_bytes(PatientName="Müller^Jörg"))
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.dcm").write_bytes(xray_bytes(PatientName="Müller^Jörg"))
     grey = np.tile(np.arange(64, dtype=np.uint8), (64, 1)) * 4
-    Image.fromarray(grey).save(films / "b.png")
-    asked = ["predict", str(films), "--fhir", str(tmp_path / "fhir"), "--json", "-q"]
+    Image.fromarray(grey).save(images / "b.png")
+    asked = ["predict", str(images), "--fhir", str(tmp_path / "fhir"), "--json", "-q"]
     assert run(asked) == 0
     told = json.loads(capsys.readouterr().out)["fhir"]
     assert (told["bundles"], told["without"]) == (2, 0)

@@ -1,4 +1,4 @@
-"""`fetch --pseudonyms`: a file under pseudonyms is refused for the same reasons as the original."""
+"""`fetch --pseudonyms`: with pseudonyms a file is rejected for the same reasons."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def pseudonymous(content: bytes) -> bytes:
 def reason(content: bytes) -> Reason | None:
     try:
         AgeGate((1, 5)).warnings(read_bytes(content, "x"))
-    except ImageRefusedError as refusal:
-        return refusal.reason
+    except ImageRefusedError as rejection:
+        return rejection.reason
     return None
 
 

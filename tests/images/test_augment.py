@@ -296,17 +296,17 @@ def test_fingerprints() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("crop", 1.0), ("flip", 1.5), ("rotation", -3.0), ("gamma", math.nan)]
 )
-def test_invalid_ranges_are_refused_by_name(name: str, value: float) -> None:
+def test_invalid_ranges_are_rejected_by_name(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=name):
         augment(texture(), only(**{name: value}), rng())
 
 
-def test_negative_view_is_refused() -> None:
+def test_negative_view_is_rejected() -> None:
     with pytest.raises(UsageError, match="-1"):
         view(texture(), AugmentConfig(), 0, SHA, -1)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4)), np.zeros((4, 4, 3), dtype=np.float32)])
-def test_wrong_arrays_are_refused(wrong: np.ndarray) -> None:
+def test_wrong_arrays_are_rejected(wrong: np.ndarray) -> None:
     with pytest.raises(PneumoscopeError, match="wanted float32"):
         augment(wrong, AugmentConfig(), rng())

@@ -1,4 +1,4 @@
-"""Small files that state millions of parts: each is refused before it costs anything."""
+"""Small files that state millions of parts: each is rejected before it costs anything."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from support.hostile_files import (
     progressive,
     sequential,
 )
-from support.image_files import dicom, film
+from support.image_files import dicom, xray
 
 MANY = 5_000
 
@@ -57,7 +57,7 @@ def few_items(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "MOST_ITEMS", 1000)
 
 
-def refused(content: bytes) -> ImageRefusedError:
+def rejected(content: bytes) -> ImageRefusedError:
     with pytest.raises(ImageRefusedError) as caught:
         read_bytes(content, "hostile")
     return caught.value
@@ -73,7 +73,7 @@ def refused(content: bytes) -> ImageRefusedError:
     ],
 )
 def test_scans_are_counted_wherever_the_stream_lies(content: bytes) -> None:
-    error = refused(content)
+    error = rejected(content)
     assert error.reason == Reason.CORRUPT
     assert "scans" in error.detail
 
@@ -84,12 +84,12 @@ def test_scans_are_counted_in_a_tiff_too() -> None:
     Image.fromarray(GREY).save(stream, "TIFF", compression="jpeg")
     honest = stream.getvalue()
     assert read_bytes(honest, "honest").format == "tiff"
-    assert refused(honest + b"\xff\xda" * 500).reason == Reason.CORRUPT
+    assert rejected(honest + b"\xff\xda" * 500).reason == Reason.CORRUPT
 
 
 @pytest.mark.parametrize("count", [1, 20_000])
-def test_a_second_tiff_directory_is_refused(count: int) -> None:
-    assert refused(many_directories(count)).reason == Reason.MULTI_FRAME
+def test_a_second_tiff_directory_is_rejected(count: int) -> None:
+    assert rejected(many_directories(count)).reason == Reason.MULTI_FRAME
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_second_tiff_directory_is_refused(count: int) -> None:
     ],
 )
 def test_parts_are_counted_in_every_format(make: Callable[[], bytes], what: str) -> None:
-    error = refused(make())
+    error = rejected(make())
     assert error.reason == Reason.TOO_COMPLEX
     assert what in error.detail
 
@@ -125,7 +125,7 @@ def test_packets_of_jpeg_2000_are_counted() -> None:
     size = b"\xff\x51" + struct.pack(">HH8IH", 41, 0, 56, 64, 0, 0, 1, 1, 0, 0, 1) + b"\x07\1\1"
     style = b"\xff\x52" + struct.pack(">HBBHBBBBBB", 12, 0, 0, 65535, 0, 5, 4, 4, 0, 1)
     stream = b"\xff\x4f" + size + style + b"\xff\x90" + b"\0" * 20 + b"\xff\xd9"
-    error = refused(encapsulated(stream, JPEG2000Lossless))
+    error = rejected(encapsulated(stream, JPEG2000Lossless))
     assert error.reason == Reason.TOO_COMPLEX
     assert "packets" in error.detail
 
@@ -144,20 +144,20 @@ def test_precincts_and_code_blocks_of_jpeg_2000_are_counted(
     monkeypatch.setattr(structure, "_MAX_PACKETS", 10_000)
     monkeypatch.setattr(structure, "_MAX_PARTS", 200)
     monkeypatch.setattr(pixels, "get_decoder", None)
-    error = refused(content)
+    error = rejected(content)
     assert error.reason == Reason.TOO_COMPLEX
     assert word in error.detail
 
 
 def test_a_stream_with_usual_precincts_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(structure, "_MAX_PARTS", 200)
-    error = refused(jpeg_2000(coding_style(1, 1, b"\x77\x88")))
+    error = rejected(jpeg_2000(coding_style(1, 1, b"\x77\x88")))
     assert error.reason == Reason.BLANK
 
 
 def test_a_tile_part_has_no_coding_of_its_own() -> None:
     hidden = coding_style(65535, 1, b"\x11\x11")
-    error = refused(jpeg_2000(coding_style(1, 1), tile_style=hidden))
+    error = rejected(jpeg_2000(coding_style(1, 1), tile_style=hidden))
     assert (error.reason, "tile part" in error.detail) == (Reason.CORRUPT, True)
 
 
@@ -173,7 +173,7 @@ def test_the_decoder_gets_the_stream_that_was_checked(monkeypatch: pytest.Monkey
             return get_decoder(JPEG2000Lossless).as_array(dataset, **options)
 
     monkeypatch.setattr(pixels, "get_decoder", lambda _uid: Spy())
-    refused(jpeg_2000(coding_style(1, 1), start=container.getvalue()[:85]))
+    rejected(jpeg_2000(coding_style(1, 1), start=container.getvalue()[:85]))
     assert [stream[:4] for stream in seen] == [b"\xff\x4f\xff\x51"]
 
 
@@ -182,12 +182,12 @@ def test_no_marker_without_a_length_hides_the_frame_header(
     monkeypatch: pytest.MonkeyPatch, marker: int
 ) -> None:
     monkeypatch.setattr(pixels, "get_decoder", None)
-    error = refused(jpeg_behind(marker, 60_000))
+    error = rejected(jpeg_behind(marker, 60_000))
     assert (error.reason, "stream that it states" in error.detail) == (Reason.CORRUPT, True)
 
 
 def many_windows(count: int) -> bytes:
-    dataset = film(GREY)
+    dataset = xray(GREY)
     dataset.WindowCenter = ["3"] * count
     dataset.WindowWidth = ["1"] * count
     return dicom(dataset, ImplicitVRLittleEndian)
@@ -204,7 +204,7 @@ def test_values_of_an_element_are_counted_before_they_are_converted(
 ) -> None:
     content = many_windows(1001)
     monkeypatch.setattr(valuerep, "DSfloat", None)
-    error = refused(content)
+    error = rejected(content)
     assert error.reason == Reason.TOO_COMPLEX
     assert "values of one element" in error.detail
 
@@ -220,7 +220,7 @@ def test_strips_of_a_tiff_are_counted_before_they_are_listed(
     entry = content.index(struct.pack("<H", tag), start)
     struct.pack_into("<HII", content, entry + 2, 1, MANY, len(content))
     monkeypatch.setattr(structure, "ImageFileDirectory_v2", None)
-    error = refused(bytes(content) + b"\x08" * MANY)
+    error = rejected(bytes(content) + b"\x08" * MANY)
     assert error.reason == Reason.TOO_COMPLEX
     assert "strips" in error.detail
 
@@ -249,12 +249,12 @@ def test_segmented_palettes_are_counted_before_they_are_expanded(
     monkeypatch: pytest.MonkeyPatch, segments: bytes, reason: str, word: str
 ) -> None:
     monkeypatch.setattr(decode, "apply_color_lut", None)
-    error = refused(palette(segments))
+    error = rejected(palette(segments))
     assert (error.reason, word in error.detail) == (reason, True)
 
 
-def test_a_palette_that_repeats_itself_is_refused() -> None:
-    error = refused(palette(struct.pack("<7H", 0, 1, 0, 2, 2, 0, 0)))
+def test_a_palette_that_repeats_itself_is_rejected() -> None:
+    error = rejected(palette(struct.pack("<7H", 0, 1, 0, 2, 2, 0, 0)))
     assert error.reason in (Reason.CORRUPT, Reason.TOO_COMPLEX)
 
 
@@ -262,7 +262,7 @@ def test_time_is_counted_and_a_file_after_it_has_its_own(monkeypatch: pytest.Mon
     stream = io.BytesIO()
     Image.fromarray(GREY).save(stream, "PNG")
     monkeypatch.setattr(budget, "MOST_SECONDS", -1.0)
-    error = refused(stream.getvalue())
+    error = rejected(stream.getvalue())
     assert (error.reason, error.reason.status) == (Reason.TOO_COMPLEX, "refused")
     monkeypatch.undo()
     assert read_bytes(stream.getvalue(), "honest").pixels.shape == (64, 56)

@@ -11,7 +11,7 @@ from PIL import Image
 from pneumoscope.images.grey import colour_of, mean_chroma
 from pneumoscope.images.read import read_bytes
 from support.dicom_images import colour, read
-from support.image_files import film
+from support.image_files import xray
 
 RED = np.zeros((80, 96, 3), np.uint8)
 RED[..., 0] = 255
@@ -61,11 +61,11 @@ def test_the_colour_of_lab_is_in_a_and_b() -> None:
 def test_dicom_in_colour_is_measured_and_grey_is_not() -> None:
     rgb = colour()
     found = read(
-        film(rgb, PhotometricInterpretation="RGB", SamplesPerPixel=3, PlanarConfiguration=0)
+        xray(rgb, PhotometricInterpretation="RGB", SamplesPerPixel=3, PlanarConfiguration=0)
     )
     assert found.colour == pytest.approx(mean_chroma(rgb), abs=1e-6)
     assert found.colour > 0.2
-    assert read(film(rgb[..., 0])).colour == 0.0
+    assert read(xray(rgb[..., 0])).colour == 0.0
 
 
 def test_colour_of_deep_samples_is_relative_to_their_white() -> None:

@@ -47,14 +47,14 @@ from support.dicom_images import (
     stretched,
     twelve,
 )
-from support.image_files import Array, dicom, encapsulated, encoded, film
+from support.image_files import Array, dicom, encapsulated, encoded, xray
 
 
 @pytest.mark.parametrize("syntax", NATIVE)
 @pytest.mark.parametrize("samples", [GREY8, GREY16, SIGNED], ids=["u1", "u2", "i2"])
 def test_uncompressed(samples: Array, syntax: str) -> None:
     wide = samples.astype(samples.dtype.newbyteorder(">")) if syntax == NATIVE[2] else samples
-    dataset = film(samples, PixelData=wide.tobytes())
+    dataset = xray(samples, PixelData=wide.tobytes())
     dataset["PixelData"].VR = "OW" if samples.itemsize == 2 else "OB"
     image = read(dataset, syntax)
     same(image, stretched(samples))
@@ -73,7 +73,7 @@ def test_the_digest_of_an_image_is_that_of_its_content(samples: Array) -> None:
 
     def content(syntax: str, **elements: Any) -> bytes:
         wide = samples.astype(samples.dtype.newbyteorder(">")) if syntax == NATIVE[2] else samples
-        dataset = film(samples, **{**text, "PixelData": wide.tobytes(), **elements})
+        dataset = xray(samples, **{**text, "PixelData": wide.tobytes(), **elements})
         dataset["PixelData"].VR = "OW" if samples.itemsize == 2 else "OB"
         return dicom(dataset, syntax)
 
@@ -100,22 +100,22 @@ def test_the_digest_of_an_image_is_that_of_its_content(samples: Array) -> None:
 
 
 def test_the_digest_of_what_can_not_be_read_is_that_of_its_bytes() -> None:
-    whole = dicom(film(GREY16))
-    found = [b"", b"film", b"other", whole[:-9], whole[:300], b"\x08\x00" * 99]
+    whole = dicom(xray(GREY16))
+    found = [b"", b"image", b"other", whole[:-9], whole[:300], b"\x08\x00" * 99]
     assert len({image_digest(content) for content in [whole, *found]}) == len(found) + 1
 
 
 def test_the_digest_of_a_compressed_image_does_not_depend_on_its_meta_information() -> None:
-    content = compressed(film(GREY16), RLELossless)
+    content = compressed(xray(GREY16), RLELossless)
     digest = image_digest(content)
     assert image_digest(content.replace(b"PYDICOM", b"ANOTHER")) == digest
-    assert image_digest(compressed(film(GREY8), RLELossless)) != digest
+    assert image_digest(compressed(xray(GREY8), RLELossless)) != digest
 
 
 @pytest.mark.parametrize("syntax", NATIVE[:3])
 def test_without_preamble(syntax: str) -> None:
     samples = GREY16.astype(">u2") if syntax == ExplicitVRBigEndian else GREY16
-    dataset = film(GREY16, PixelData=samples.tobytes())
+    dataset = xray(GREY16, PixelData=samples.tobytes())
     dataset["PixelData"].VR = "OW"
     image = read(dataset, syntax, preamble=False)
     same(image, stretched(GREY16))
@@ -127,17 +127,17 @@ def test_without_preamble(syntax: str) -> None:
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
 @pytest.mark.parametrize("samples", [GREY8, GREY12, GREY16], ids=["8", "12", "16"])
 def test_lossless_by_pydicom(samples: Array, syntax: str) -> None:
-    dataset = film(samples, **(TWELVE if samples is GREY12 else {}))
+    dataset = xray(samples, **(TWELVE if samples is GREY12 else {}))
     same(read_bytes(compressed(dataset, syntax), "x"), stretched(samples))
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
 def test_lossless_signed(syntax: str) -> None:
-    same(read_bytes(compressed(film(SIGNED), syntax), "x"), stretched(SIGNED))
+    same(read_bytes(compressed(xray(SIGNED), syntax), "x"), stretched(SIGNED))
 
 
 def test_near_lossless_jpeg_ls() -> None:
-    whole = dcmread(BytesIO(dicom(film(GREY8, WindowCenter=128, WindowWidth=256))))
+    whole = dcmread(BytesIO(dicom(xray(GREY8, WindowCenter=128, WindowWidth=256))))
     whole.compress(JPEGLSNearLossless, jls_error=2, generate_instance_uid=False)
     stream = BytesIO()
     whole.save_as(stream)
@@ -154,7 +154,7 @@ def test_lossless_jpeg(encoder: str, samples: Array, syntax: str) -> None:
         stream = imagecodecs.jpeg8_encode(samples, lossless=True, bitspersample=bits)
     else:
         stream = imagecodecs.ljpeg_encode(samples, bitspersample=bits)
-    dataset = film(samples, **(TWELVE if bits == 12 else {}))
+    dataset = xray(samples, **(TWELVE if bits == 12 else {}))
     same(read_bytes(encapsulated(dataset, stream, syntax), "x"), stretched(samples))
 
 
@@ -163,14 +163,14 @@ def test_lossless_jpeg_of_signed_samples() -> None:
     clipped = SIGNED.clip(-2048, 2047)
     samples = (clipped & 0xFFF).astype(np.uint16)
     stream = imagecodecs.jpeg8_encode(samples, lossless=True, bitspersample=12)
-    dataset = film(clipped, **TWELVE)
+    dataset = xray(clipped, **TWELVE)
     same(read_bytes(encapsulated(dataset, stream, JPEGLosslessSV1), "x"), stretched(clipped))
 
 
 def test_jpeg_baseline_is_decoded_as_by_libjpeg() -> None:
     stream = encoded(Image.fromarray(GREY8), "JPEG", quality=80)
     expected = np.asarray(Image.open(BytesIO(stream)))
-    dataset = film(GREY8, WindowCenter=128, WindowWidth=256)
+    dataset = xray(GREY8, WindowCenter=128, WindowWidth=256)
     same(read_bytes(encapsulated(dataset, stream, JPEGBaseline8Bit), "x"), expected / 255)
 
 
@@ -210,18 +210,18 @@ def test_bits_above_those_stored_are_ignored(syntax: str) -> None:
 
 def test_signed_values_of_12_stored_bits_are_extended() -> None:
     clipped = SIGNED.clip(-2048, 2047)
-    dataset = film((clipped & 0xFFF).astype(np.uint16), PixelRepresentation=1, **TWELVE)
+    dataset = xray((clipped & 0xFFF).astype(np.uint16), PixelRepresentation=1, **TWELVE)
     same(read(dataset), stretched(clipped))
 
 
 def test_high_bit_at_the_top() -> None:
-    same(read(film(GREY12 << 4, BitsStored=12, HighBit=15)), stretched(GREY12))
+    same(read(xray(GREY12 << 4, BitsStored=12, HighBit=15)), stretched(GREY12))
 
 
 def test_bits_below_the_stated_ones_are_noted() -> None:
-    image = read(film(GREY12, BitsStored=5, HighBit=15))
+    image = read(xray(GREY12, BitsStored=5, HighBit=15))
     assert "use 11 bits below the 5 bits from bit 11 up, unsigned" in image.warnings[0]
-    overlay = film((GREY12 << 4) | (GREY12 & 1), BitsStored=12, HighBit=15)
+    overlay = xray((GREY12 << 4) | (GREY12 & 1), BitsStored=12, HighBit=15)
     overlay.add_new(0x60000100, "US", 16)
     overlay.add_new(0x60000102, "US", 0)  # the overlay's bit, and what it holds is no mistake
     assert not any("bits below" in words for words in read(overlay).warnings)
@@ -235,24 +235,24 @@ def test_an_impossible_high_bit_is_replaced_by_the_usual_one() -> None:
 
 def test_missing_optional_pixel_elements_get_defaults() -> None:
     absent = dict.fromkeys(("BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel"))
-    same(read(film(GREY16, **absent)), stretched(GREY16))
-    image = read(film(GREY16, PhotometricInterpretation=None))
+    same(read(xray(GREY16, **absent)), stretched(GREY16))
+    image = read(xray(GREY16, PhotometricInterpretation=None))
     same(image, stretched(GREY16))
     assert "MONOCHROME2 was assumed" in image.warnings[0]
 
 
 def test_rgb_capture_by_pixel_and_by_plane() -> None:
     expected = grey_of(colour())
-    same(read(film(colour(), Modality="OT")), expected)
+    same(read(xray(colour(), Modality="OT")), expected)
     planes = np.moveaxis(colour(), -1, 0).copy()
-    by_plane = film(colour(), PlanarConfiguration=1, PixelData=planes.tobytes())
+    by_plane = xray(colour(), PlanarConfiguration=1, PixelData=planes.tobytes())
     by_plane["PixelData"].VR = "OB"
     same(read(by_plane), expected)
 
 
 def test_ybr_full_capture() -> None:
     ybr = np.asarray(Image.fromarray(colour()).convert("YCbCr"))
-    image = read(film(ybr, PhotometricInterpretation="YBR_FULL"))
+    image = read(xray(ybr, PhotometricInterpretation="YBR_FULL"))
     np.testing.assert_allclose(image.pixels, grey_of(colour()), atol=2 / 255)
 
 
@@ -260,25 +260,25 @@ def test_ybr_full_capture() -> None:
 def test_colour_jpeg(photometric: str) -> None:
     stream = encoded(Image.fromarray(colour()), "JPEG", quality=95)
     expected = grey_of(np.asarray(Image.open(BytesIO(stream))))
-    dataset = film(colour(), PhotometricInterpretation=photometric)
+    dataset = xray(colour(), PhotometricInterpretation=photometric)
     image = read_bytes(encapsulated(dataset, stream, JPEGBaseline8Bit), "x")
     np.testing.assert_allclose(image.pixels, expected, atol=1.01 / 255)
 
 
 def test_colour_jpeg_that_holds_rgb() -> None:
     stream = encoded(Image.fromarray(colour()), "JPEG", quality=98, keep_rgb=True)
-    image = read_bytes(encapsulated(film(colour()), stream, JPEGBaseline8Bit), "x")
+    image = read_bytes(encapsulated(xray(colour()), stream, JPEGBaseline8Bit), "x")
     np.testing.assert_allclose(image.pixels, grey_of(colour()), atol=8 / 255)
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
 def test_lossless_colour(syntax: str) -> None:
-    same(read_bytes(compressed(film(colour()), syntax), "x"), grey_of(colour()))
+    same(read_bytes(compressed(xray(colour()), syntax), "x"), grey_of(colour()))
 
 
 def test_16_bit_rgb() -> None:
     wide = colour().astype(np.uint16) * 257
-    dataset = film(wide)
+    dataset = xray(wide)
     weights = np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(read(dataset).pixels, colour() / 255 @ weights, atol=1e-6)
 
@@ -287,7 +287,7 @@ def test_16_bit_rgb() -> None:
 def test_palette_capture(bits: int) -> None:
     top = (1 << bits) - 1
     table = (np.arange(256) * top // 255).astype(np.uint16 if bits == 16 else np.uint8)
-    dataset = film(GREY8, PhotometricInterpretation="PALETTE COLOR")
+    dataset = xray(GREY8, PhotometricInterpretation="PALETTE COLOR")
     for name, values in (("Red", table), ("Green", table[::-1]), ("Blue", table)):
         setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [256, 0, bits])
         setattr(dataset, f"{name}PaletteColorLookupTableData", values.tobytes())
@@ -299,10 +299,10 @@ def test_palette_capture(bits: int) -> None:
 
 @pytest.mark.parametrize("extended", [False, True])
 @pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, RLELossless])
-def test_offsets_of_several_frames_are_refused_whatever_the_header_states(
+def test_offsets_of_several_frames_are_rejected_whatever_the_header_states(
     syntax: str, extended: bool
 ) -> None:
-    dataset = dcmread(BytesIO(compressed(film(GREY8), RLELossless)))
+    dataset = dcmread(BytesIO(compressed(xray(GREY8), RLELossless)))
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     if syntax == JPEGBaseline8Bit:
         frame = encoded(Image.fromarray(GREY8), "JPEG")
@@ -313,20 +313,20 @@ def test_offsets_of_several_frames_are_refused_whatever_the_header_states(
         dataset.PixelData = encapsulate([frame, frame])
     dataset["PixelData"].VR = "OB"
     dataset["PixelData"].is_undefined_length = True
-    with pytest.raises(ImageRefusedError, match="2 images") as refusal:
+    with pytest.raises(ImageRefusedError, match="2 images") as rejection:
         read_bytes(dicom(dataset, syntax), "x")
-    assert refusal.value.reason is Reason.MULTI_FRAME
+    assert rejection.value.reason is Reason.MULTI_FRAME
 
 
 def test_mutated_files_never_raise_anything_else() -> None:
     lossless = imagecodecs.jpeg8_encode(GREY12, lossless=True, bitspersample=12)
     contents = [
         dicom(twelve(**WHOLE)),
-        dicom(film(GREY16), ImplicitVRLittleEndian),
+        dicom(xray(GREY16), ImplicitVRLittleEndian),
         dicom(twelve(), preamble=False),
-        compressed(film(GREY16), RLELossless),
-        compressed(film(GREY16), JPEGLSLossless),
-        compressed(film(GREY16), JPEG2000Lossless),
+        compressed(xray(GREY16), RLELossless),
+        compressed(xray(GREY16), JPEGLSLossless),
+        compressed(xray(GREY16), JPEG2000Lossless),
         encapsulated(twelve(), lossless, JPEGLosslessSV1),
     ]
     rng = np.random.default_rng(0)
@@ -338,6 +338,6 @@ def test_mutated_files_never_raise_anything_else() -> None:
                 mutated[position] = rng.integers(256)
             try:
                 outcomes.add(read_bytes(bytes(mutated), "x").format)
-            except ImageRefusedError as refusal:
-                outcomes.add(refusal.reason.value)
+            except ImageRefusedError as rejection:
+                outcomes.add(rejection.reason.value)
     assert "corrupt" in outcomes

@@ -38,7 +38,7 @@ from pydicom.uid import (
 from pneumoscope.images.read import read_bytes
 from support.dicom_images import GREY8, GREY12, GREY16, SIGNED, WHOLE, compressed, twelve
 from support.dicom_reports import needs
-from support.image_files import Array, dicom, encapsulated, encoded, film
+from support.image_files import Array, dicom, encapsulated, encoded, xray
 
 BITS = 16
 TOP = (1 << BITS) - 1
@@ -48,7 +48,7 @@ pytestmark = needs("dcmj2pnm", "dcmdjpls")
 
 def shown_by_dcmtk(content: bytes, folder: Path, *options: str) -> Array:
     """The grey that dcmtk shows, 0 to 65,535."""
-    source, plain, out = folder / "film.dcm", folder / "plain.dcm", folder / "film.pgm"
+    source, plain, out = folder / "image.dcm", folder / "plain.dcm", folder / "image.pgm"
     source.write_bytes(content)
     decoded = subprocess.run(["dcmdjpls", str(source), str(plain)], capture_output=True)
     used = plain if decoded.returncode == 0 else source
@@ -64,7 +64,7 @@ def shown_by_dcmtk(content: bytes, folder: Path, *options: str) -> Array:
 
 
 def agree(content: bytes, folder: Path, *options: str, within: int = 1) -> None:
-    ours = read_bytes(content, "film").pixels
+    ours = read_bytes(content, "image").pixels
     theirs = shown_by_dcmtk(content, folder, *options)
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours.astype(np.float64) * TOP, theirs, atol=within)
@@ -106,10 +106,10 @@ DISPLAYS: dict[str, tuple[Callable[[], Dataset], tuple[str, ...]]] = {
         ("+Wi", "1"),
     ),
     "no window": (lambda: twelve(), ("+Wm",)),
-    "no window, 16 bits": (lambda: film(GREY16), ("+Wm",)),
-    "signed": (lambda: film(SIGNED, WindowCenter=500, WindowWidth=3000), ("+Wi", "1")),
+    "no window, 16 bits": (lambda: xray(GREY16), ("+Wm",)),
+    "signed": (lambda: xray(SIGNED, WindowCenter=500, WindowWidth=3000), ("+Wi", "1")),
     "high bit above": (
-        lambda: film(GREY12 << 4, BitsStored=12, HighBit=15, **WHOLE),
+        lambda: xray(GREY12 << 4, BitsStored=12, HighBit=15, **WHOLE),
         ("+Wi", "1"),
     ),
     "overlay in unused bits": (lambda: twelve(GREY12 | 0x8000, **WHOLE), ("+Wi", "1")),
@@ -161,12 +161,12 @@ def test_uncompressed(syntax: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_lossless(syntax: str, bits: int, tmp_path: Path) -> None:
-    dataset = {8: film(GREY8), 12: twelve(), 16: film(GREY16)}[bits]
+    dataset = {8: xray(GREY8), 12: twelve(), 16: xray(GREY16)}[bits]
     agree(compressed(dataset, syntax), tmp_path, "+Wm")
 
 
 def test_near_lossless_jpeg_ls(tmp_path: Path) -> None:
-    whole = pydicom.dcmread(BytesIO(dicom(film(GREY8, WindowCenter=128, WindowWidth=256))))
+    whole = pydicom.dcmread(BytesIO(dicom(xray(GREY8, WindowCenter=128, WindowWidth=256))))
     whole.compress(JPEGLSNearLossless, jls_error=3, generate_instance_uid=False)
     stream = BytesIO()
     whole.save_as(stream)
@@ -176,17 +176,17 @@ def test_near_lossless_jpeg_ls(tmp_path: Path) -> None:
 @pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1])
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_lossless_jpeg(syntax: str, bits: int, tmp_path: Path) -> None:
-    films: dict[int, np.ndarray] = {8: GREY8, 12: GREY12, 16: GREY16}
-    samples = films[bits]
+    images: dict[int, np.ndarray] = {8: GREY8, 12: GREY12, 16: GREY16}
+    samples = images[bits]
     stream = imagecodecs.jpeg8_encode(samples, lossless=True, bitspersample=bits)
-    dataset = film(samples, BitsStored=bits, HighBit=bits - 1)
+    dataset = xray(samples, BitsStored=bits, HighBit=bits - 1)
     agree(encapsulated(dataset, stream, syntax), tmp_path, "+Wm")
 
 
 def test_lossy_jpeg(tmp_path: Path) -> None:
     # Two decoders of one lossy stream may round their transform differently, by a grey of 8 bits.
     stream = encoded(Image.fromarray(GREY8), "JPEG", quality=80)
-    dataset = film(GREY8, WindowCenter=128, WindowWidth=256)
+    dataset = xray(GREY8, WindowCenter=128, WindowWidth=256)
     agree(encapsulated(dataset, stream, JPEGBaseline8Bit), tmp_path, "+Wi", "1", within=257)
 
 
@@ -220,7 +220,7 @@ def test_files_of_pydicom(name: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # these files are kept because they are odd
         dataset = pydicom.dcmread(found[0])
-        dataset.Modality = "CR"  # they have various modalities and classes, which would be refused
+        dataset.Modality = "CR"  # they have various modalities and classes, which would be rejected
         dataset.SOPClassUID = ComputedRadiographyImageStorage
         for told in ("BodyPartExamined", "StudyDescription", "SeriesDescription"):
             dataset.pop(told, None)

@@ -24,7 +24,7 @@ from support.dicom_images import (
     stretched,
     twelve,
 )
-from support.image_files import dicom, film
+from support.image_files import dicom, xray
 
 
 def lut_item(values: list[int], first: int, bits: int, words: bool = False) -> Dataset:
@@ -120,7 +120,7 @@ def test_a_negative_slope_swaps_black_and_white() -> None:
 @pytest.mark.parametrize("words", [False, True])
 def test_modality_lut(words: bool, syntax: str) -> None:
     squares = [v * v // 256 for v in range(256)]
-    dataset = film(GREY8, ModalityLUTSequence=[lut_item(squares, 0, 8, words)])
+    dataset = xray(GREY8, ModalityLUTSequence=[lut_item(squares, 0, 8, words)])
     same(read(dataset, syntax), stretched(np.array(squares)[GREY8]))
 
 
@@ -128,7 +128,7 @@ def test_modality_lut(words: bool, syntax: str) -> None:
 @pytest.mark.parametrize("words", [False, True])
 def test_voi_lut_clamps_at_both_ends(words: bool, syntax: str) -> None:
     values = [v * v // 40 for v in range(200)]  # up to 990
-    dataset = film(GREY8, VOILUTSequence=[lut_item(values, 25, 10, words)], **WHOLE)
+    dataset = xray(GREY8, VOILUTSequence=[lut_item(values, 25, 10, words)], **WHOLE)
     expected = np.array(values)[(GREY8.astype(int) - 25).clip(0, 199)] / 1023
     same(read(dataset, syntax), expected)
 
@@ -136,35 +136,35 @@ def test_voi_lut_clamps_at_both_ends(words: bool, syntax: str) -> None:
 @pytest.mark.parametrize("syntax", NATIVE[:2])
 def test_voi_lut_of_signed_values(syntax: str) -> None:
     values = list(range(4096))
-    dataset = film(SIGNED, VOILUTSequence=[lut_item(values, -900, 12)])
+    dataset = xray(SIGNED, VOILUTSequence=[lut_item(values, -900, 12)])
     expected = np.array(values)[(SIGNED.astype(int) + 900).clip(0, 4095)] / 4095
     same(read(dataset, syntax), expected)
 
 
 def test_first_input_written_unsigned_for_signed_values() -> None:
     values = list(range(0, 4096, 2))
-    signed = read(film(SIGNED, VOILUTSequence=[lut_item(values, -1024, 12)]))
-    unsigned = read(film(SIGNED, VOILUTSequence=[lut_item(values, 65536 - 1024, 12)]))
+    signed = read(xray(SIGNED, VOILUTSequence=[lut_item(values, -1024, 12)]))
+    unsigned = read(xray(SIGNED, VOILUTSequence=[lut_item(values, 65536 - 1024, 12)]))
     np.testing.assert_array_equal(unsigned.pixels, signed.pixels)
 
 
 def test_voi_lut_of_8_bit_entries_packed_in_words() -> None:
     item = lut_item(list(range(255, -1, -1)), 0, 8)
     item.add_new(0x00283006, "OW", bytes(range(255, -1, -1)))
-    same(read(film(GREY8, VOILUTSequence=[item])), 1 - GREY8 / 255)
+    same(read(xray(GREY8, VOILUTSequence=[item])), 1 - GREY8 / 255)
 
 
 def test_too_short_lut_is_corrupt() -> None:
     item = lut_item([1, 2, 3], 0, 8)
     item.add_new(0x00283002, "US", [200, 0, 8])
-    with pytest.raises(ImageRefusedError, match="3 of 200 entries") as refusal:
-        read(film(GREY8, VOILUTSequence=[item]))
-    assert refusal.value.reason is Reason.CORRUPT
+    with pytest.raises(ImageRefusedError, match="3 of 200 entries") as rejection:
+        read(xray(GREY8, VOILUTSequence=[item]))
+    assert rejection.value.reason is Reason.CORRUPT
 
 
 def test_a_window_or_table_that_clips_is_noted() -> None:
     steep = np.minimum(np.arange(256) * 3 // 2, 255).tolist()
-    table = film(GREY8, VOILUTSequence=[lut_item(steep, 0, 8)])
+    table = xray(GREY8, VOILUTSequence=[lut_item(steep, 0, 8)])
     window = twelve(WindowCenter=2000, WindowWidth=2800)
     for image, name in ((read(table), "VOI LUT"), (read(window), "window")):
         (words,) = image.warnings
@@ -216,13 +216,13 @@ def test_padding_is_black_and_does_not_stretch(syntax: str, photometric: str) ->
 def test_signed_padding_range(syntax: str) -> None:
     samples = SIGNED.copy()
     samples[:5], samples[5:9] = -2000, -1990
-    dataset = film(samples, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1980)
+    dataset = xray(samples, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1980)
     grey = read(dataset, syntax).pixels
     np.testing.assert_allclose(grey[9:], stretched(samples[9:]), atol=2e-7)
     assert not grey[:9].any()
 
 
 def test_an_image_of_padding_is_blank() -> None:
-    with pytest.raises(ImageRefusedError) as refusal:
-        read(film(np.full((40, 40), 5, np.uint16), PixelPaddingValue=5))
-    assert refusal.value.reason is Reason.BLANK
+    with pytest.raises(ImageRefusedError) as rejection:
+        read(xray(np.full((40, 40), 5, np.uint16), PixelPaddingValue=5))
+    assert rejection.value.reason is Reason.BLANK

@@ -42,9 +42,9 @@ def test_pixels_are_made_square(elements: dict[str, Any], shape: tuple[int, int]
 
 def test_resampling_keeps_to_the_limits() -> None:
     content = dicom(twelve(PixelSpacing=[0.8, 0.1]))
-    with pytest.raises(ImageRefusedError) as refusal:
+    with pytest.raises(ImageRefusedError) as rejection:
         read_bytes(content, "x", LimitsConfig(max_side=8 * HEIGHT - 1))
-    assert refusal.value.reason is Reason.TOO_MANY_PIXELS
+    assert rejection.value.reason is Reason.TOO_MANY_PIXELS
 
 
 def test_impossible_spacing_is_not_used() -> None:
@@ -98,10 +98,10 @@ def test_xray_modalities_pass(modality: str) -> None:
 
 
 @pytest.mark.parametrize("modality", ["CT", "US", "MG", "NM", "PT", "XA", "PR", "SEG", "ECG"])
-def test_other_modalities_are_refused(modality: str) -> None:
-    with pytest.raises(ImageRefusedError, match=modality) as refusal:
+def test_other_modalities_are_rejected(modality: str) -> None:
+    with pytest.raises(ImageRefusedError, match=modality) as rejection:
         read(twelve(Modality=modality))
-    assert refusal.value.reason is Reason.WRONG_MODALITY
+    assert rejection.value.reason is Reason.WRONG_MODALITY
 
 
 def test_missing_modality_passes_by_its_class_with_a_warning() -> None:
@@ -114,10 +114,10 @@ def test_parts_with_lungs_pass(part: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["HAND", "Skull", "ABDOMEN", "KNEE", "C SPINE", "FOOT"])
-def test_parts_without_lungs_are_refused(part: str) -> None:
-    with pytest.raises(ImageRefusedError) as refusal:
+def test_parts_without_lungs_are_rejected(part: str) -> None:
+    with pytest.raises(ImageRefusedError) as rejection:
         read(twelve(BodyPartExamined=part))
-    assert refusal.value.reason is Reason.WRONG_BODY_PART
+    assert rejection.value.reason is Reason.WRONG_BODY_PART
 
 
 def test_an_odd_part_and_an_odd_view_give_warnings() -> None:
@@ -127,10 +127,10 @@ def test_an_odd_part_and_an_odd_view_give_warnings() -> None:
 
 
 @pytest.mark.parametrize("view", ["LL", "RL", "lateral", "LAT", "LLAT", "RLAT", "LAT ERECT"])
-def test_lateral_views_are_refused(view: str) -> None:
-    with pytest.raises(ImageRefusedError, match=f"{view!r}.*frontal") as refusal:
+def test_lateral_views_are_rejected(view: str) -> None:
+    with pytest.raises(ImageRefusedError, match=f"{view!r}.*frontal") as rejection:
         read(twelve(ViewPosition=view))
-    assert refusal.value.reason is Reason.LATERAL_VIEW
+    assert rejection.value.reason is Reason.LATERAL_VIEW
 
 
 @pytest.mark.parametrize("view", ["LAO", "RAO", "SWIMMERS", "AP LLD", "PA LAT", "RLD", "AP AXIAL"])
@@ -164,9 +164,9 @@ def test_a_coded_view_counts_where_no_other_is_stated(meaning: str, passes: bool
         assert info is not None
         assert info.view_position == meaning
     else:
-        with pytest.raises(ImageRefusedError, match=meaning) as refusal:
+        with pytest.raises(ImageRefusedError, match=meaning) as rejection:
             read(coded)
-        assert refusal.value.reason is Reason.LATERAL_VIEW
+        assert rejection.value.reason is Reason.LATERAL_VIEW
     stated = twelve(ViewPosition="AP", ViewCodeSequence=[code])
     assert known(read(stated).dicom).view_position == "AP"
 
@@ -198,9 +198,9 @@ def test_descriptions_decide_if_part_and_view_are_not_stated(
     if reason is None:
         assert read(silent).format == "dicom"
     else:
-        with pytest.raises(ImageRefusedError, match=series or study) as refusal:
+        with pytest.raises(ImageRefusedError, match=series or study) as rejection:
             read(silent)
-        assert refusal.value.reason is reason
+        assert rejection.value.reason is reason
     assert read(twelve(**said)).format == "dicom"  # stated values take precedence
 
 
@@ -208,9 +208,9 @@ def test_descriptions_decide_if_part_and_view_are_not_stated(
 def test_a_dicom_file_with_a_tiff_header_as_preamble_is_detected(name: str) -> None:
     path = Path(pydicom.__file__).parent / "data" / "test_files" / name
     assert path.read_bytes().startswith((b"II", b"MM"))
-    with pytest.raises(ImageRefusedError, match=name[:2]) as refusal:
+    with pytest.raises(ImageRefusedError, match=name[:2]) as rejection:
         read_image(path)
-    assert refusal.value.reason is Reason.WRONG_MODALITY
+    assert rejection.value.reason is Reason.WRONG_MODALITY
 
 
 def test_pydicom_warnings_are_not_shown() -> None:
@@ -226,10 +226,10 @@ def test_pydicom_warnings_are_not_shown() -> None:
         ("1.2.840.10008.5.1.4.1.1.88.11", "OT"),  # basic text SR
     ],
 )
-def test_a_class_that_contradicts_the_modality_is_refused(sop_class: str, modality: str) -> None:
-    with pytest.raises(ImageRefusedError, match="object of class") as refusal:
+def test_a_class_that_contradicts_the_modality_is_rejected(sop_class: str, modality: str) -> None:
+    with pytest.raises(ImageRefusedError, match="object of class") as rejection:
         read(twelve(SOPClassUID=sop_class, Modality=modality))
-    assert refusal.value.reason is Reason.WRONG_MODALITY
+    assert rejection.value.reason is Reason.WRONG_MODALITY
 
 
 def test_a_private_class_with_a_modality_is_accepted() -> None:
@@ -255,6 +255,6 @@ def test_class_decides_where_no_modality_is_stated() -> None:
     assert "no modality" in read(twelve(Modality=None, SOPClassUID=capture)).warnings[0]
     assert "no modality" in read(twelve(Modality=None, SOPClassUID=f"{capture}.2")).warnings[0]
     photograph = "1.2.840.10008.5.1.4.1.1.77.1.4"
-    with pytest.raises(ImageRefusedError, match="Photographic") as refusal:
+    with pytest.raises(ImageRefusedError, match="Photographic") as rejection:
         read(twelve(Modality=None, SOPClassUID=photograph))
-    assert refusal.value.reason is Reason.WRONG_MODALITY
+    assert rejection.value.reason is Reason.WRONG_MODALITY

@@ -15,7 +15,7 @@ from pneumoscope.images.phantom.folder import encode_dicom
 
 @pytest.fixture
 def dicom_file(tmp_path: Path) -> Path:
-    path = tmp_path / "film"
+    path = tmp_path / "images"
     path.write_bytes(encode_dicom(draw(1, "guest", number=1, label=1), serial=1, seed=1))
     return path
 

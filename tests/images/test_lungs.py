@@ -144,7 +144,7 @@ def test_lungs_and_the_rest_add_up_to_the_image() -> None:
 
 
 def test_masks_are_found_by_the_path_or_name_of_the_image(tmp_path: Path) -> None:
-    images, masks = tmp_path / "films", tmp_path / "masks"
+    images, masks = tmp_path / "images", tmp_path / "masks"
     (masks / "NORMAL").mkdir(parents=True)
     white = np.zeros((50, 50), np.uint8)
     white[10:40, 5:20] = 255

@@ -193,7 +193,7 @@ def test_a_photograph_shows_black_beside_the_image_and_uneven_light() -> None:
         (photograph, -0.1),
     ],
 )
-def test_impossible_strengths_are_refused_with_the_way_out(
+def test_impossible_strengths_are_rejected_with_the_way_out(
     change: Callable[..., np.ndarray], strength: float
 ) -> None:
     with pytest.raises(UsageError, match="Give another strength"):

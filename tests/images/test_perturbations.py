@@ -241,7 +241,7 @@ def test_jpeg_equals_a_file_of_that_quality() -> None:
         (jpeg, 101),
     ],
 )
-def test_impossible_strengths_are_refused_with_the_way_out(
+def test_impossible_strengths_are_rejected_with_the_way_out(
     change: Callable[..., np.ndarray], strength: float
 ) -> None:
     with pytest.raises(UsageError, match=rf"{change.__name__}: \w+ is .*; expected .*Give another"):
@@ -258,7 +258,7 @@ def test_impossible_strengths_are_refused_with_the_way_out(
     ids=["uint8", "rgb", "empty"],
 )
 @pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=lambda p: p.name)
-def test_arrays_other_than_a_grey_image_are_refused(
+def test_arrays_other_than_a_grey_image_are_rejected(
     perturbation: Perturbation, image: np.ndarray
 ) -> None:
     with pytest.raises(PneumoscopeError, match=perturbation.change.__name__ + ": found an array"):

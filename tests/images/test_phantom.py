@@ -195,7 +195,7 @@ def test_images_of_a_patient_share_the_disease() -> None:
         ({"label": 0, "size": 20}, "size is 20"),
     ],
 )
-def test_invalid_arguments_are_refused(arguments: dict[str, Any], named: str) -> None:
+def test_invalid_arguments_are_rejected(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         draw(0, "a", 0, **arguments)
 
@@ -356,7 +356,7 @@ def test_a_broken_list_of_files_protects_the_folder(tmp_path: Path) -> None:
         write_phantoms(out, n=2, size=64)
 
 
-def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
         write_phantoms(tmp_path / "a", n=2, size=64)
@@ -365,7 +365,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"n": 1}, {"size": 8}, {"format": "gif"}])
-def test_invalid_folders_are_refused(tmp_path: Path, arguments: dict[str, Any]) -> None:
+def test_invalid_folders_are_rejected(tmp_path: Path, arguments: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="expected"):
         write_phantoms(tmp_path / "a", **arguments)
     assert not list(tmp_path.iterdir())

@@ -149,7 +149,7 @@ def test_fingerprints_differ_by_setting_and_are_stable() -> None:
         ({"sise": 224}, "Did you mean 'size'"),
     ],
 )
-def test_unknown_settings_are_refused(document: dict[str, Any], fragment: str) -> None:
+def test_unknown_settings_are_rejected(document: dict[str, Any], fragment: str) -> None:
     with pytest.raises(UsageError, match=fragment):
         Preprocessor.from_dict(document, "bundle.json")
 
@@ -159,7 +159,7 @@ def test_direct_creation_is_checked_too() -> None:
         Preprocessor(PreprocessConfig(fit="crop"))  # type: ignore[arg-type]  # refused: unknown
 
 
-def test_wrong_shapes_are_refused() -> None:
+def test_wrong_shapes_are_rejected() -> None:
     with pytest.raises(UsageError, match=r"\(3, 4, 5\)"):
         preprocessor().grey(np.zeros((3, 4, 5), np.float32))
     with pytest.raises(UsageError, match="squares of"):

@@ -64,9 +64,9 @@ def pixels(content: bytes) -> Array:
     ],
 )
 def test_lossless_grey_is_divided_by_255(kind: str, options: dict[str, Any], name: str) -> None:
-    image = read_bytes(encoded(Image.fromarray(GREY), kind, **options), "film")
+    image = read_bytes(encoded(Image.fromarray(GREY), kind, **options), "image")
     np.testing.assert_array_equal(image.pixels, (GREY / 255).astype(np.float32))
-    assert (image.format, image.bit_depth, image.source) == (name, 8, "film")
+    assert (image.format, image.bit_depth, image.source) == (name, 8, "image")
     assert image.dicom is None
     assert image.warnings == ()
 
@@ -261,7 +261,7 @@ def test_damaged_exif_is_ignored(block: bytes) -> None:
 
 
 def test_format_is_detected_by_content_and_not_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "image.dcm"
     content = encoded(Image.fromarray(GREY), "PNG")
     path.write_bytes(content)
     image = read_image(path)
@@ -280,9 +280,9 @@ def test_a_link_to_an_image_is_followed(tmp_path: Path) -> None:
 def test_a_socket_is_no_file(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     os.mknod(path, stat.S_IFSOCK | 0o600)
-    with pytest.raises(ImageRefusedError, match="a socket") as refusal:
+    with pytest.raises(ImageRefusedError, match="a socket") as rejection:
         read_image(path)
-    assert refusal.value.reason is Reason.NOT_A_FILE
+    assert rejection.value.reason is Reason.NOT_A_FILE
 
 
 @pytest.mark.parametrize(
@@ -297,9 +297,9 @@ def test_a_socket_is_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP", "WEBP"])
 def test_each_limit_holds_for_each_format(kind: str, limits: LimitsConfig, reason: Reason) -> None:
     content = encoded(Image.fromarray(GREY), kind)
-    with pytest.raises(ImageRefusedError) as refusal:
+    with pytest.raises(ImageRefusedError) as rejection:
         read_bytes(content, "x", limits)
-    assert refusal.value.reason is reason
+    assert rejection.value.reason is reason
 
 
 def test_limits_are_inclusive() -> None:
@@ -361,8 +361,8 @@ def test_mutated_files_never_raise_anything_else() -> None:
                 mutated[position] = rng.integers(256)
             try:
                 outcomes.add(read_bytes(bytes(mutated), "x").format)
-            except ImageRefusedError as refusal:
-                outcomes.add(refusal.reason.value)
+            except ImageRefusedError as rejection:
+                outcomes.add(rejection.reason.value)
     assert {"corrupt", "truncated"} <= outcomes
 
 
@@ -387,6 +387,6 @@ def test_mutated_tiff_files_never_raise_anything_else() -> None:
                 mutated[position] = rng.integers(256)
             try:
                 outcomes.add(read_bytes(bytes(mutated), "x").format)
-            except ImageRefusedError as refusal:
-                outcomes.add(refusal.reason.value)
+            except ImageRefusedError as rejection:
+                outcomes.add(rejection.reason.value)
     assert {"tiff", "corrupt"} <= outcomes

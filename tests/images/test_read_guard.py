@@ -34,27 +34,27 @@ def warn_as(module: str, text: str) -> None:
         (MemoryError(), Reason.CORRUPT),
     ],
 )
-def test_a_decoders_error_becomes_a_refusal(error: Exception, reason: Reason) -> None:
+def test_a_decoders_error_becomes_a_rejection(error: Exception, reason: Reason) -> None:
     assert isinstance(error, DECODER_ERRORS)
-    with pytest.raises(ImageRefusedError, match="the PNG") as refusal, decoding("x", "the PNG"):
+    with pytest.raises(ImageRefusedError, match="the PNG") as rejection, decoding("x", "the PNG"):
         raise error
-    assert refusal.value.reason is reason
-    assert refusal.value.source == "x"
-    assert refusal.value.__cause__ is error
+    assert rejection.value.reason is reason
+    assert rejection.value.source == "x"
+    assert rejection.value.__cause__ is error
 
 
 def test_long_messages_of_several_lines_become_one_short_line() -> None:
-    with pytest.raises(ImageRefusedError) as refusal, decoding("x", "the PNG"):
+    with pytest.raises(ImageRefusedError) as rejection, decoding("x", "the PNG"):
         raise RuntimeError("first\n  second\n" + "x" * 5000)
-    assert "first second" in refusal.value.detail
-    assert len(refusal.value.detail) < 400
+    assert "first second" in rejection.value.detail
+    assert len(rejection.value.detail) < 400
 
 
-def test_our_own_refusal_and_an_interrupt_pass_through() -> None:
+def test_our_own_rejection_and_an_interrupt_pass_through() -> None:
     own = ImageRefusedError("x", Reason.TOO_SMALL, "tiny")
-    with pytest.raises(ImageRefusedError) as refusal, decoding("x", "the PNG"):
+    with pytest.raises(ImageRefusedError) as rejection, decoding("x", "the PNG"):
         raise own
-    assert refusal.value is own
+    assert rejection.value is own
     with pytest.raises(KeyboardInterrupt), decoding("x", "the PNG"):
         raise KeyboardInterrupt
 
@@ -125,9 +125,9 @@ def test_overlapping_threads_collect_their_own_and_restore_the_filters() -> None
     assert warnings.showwarning is show
 
 
-def test_what_pydicom_alone_raises_becomes_a_refusal() -> None:
+def test_what_pydicom_alone_raises_becomes_a_rejection() -> None:
     # A number of two bytes, and by its type of eight: pydicom's own exception is no ValueError.
     content = dicom(twelve()).replace(b"\x28\x00\x01\x01US", b"\x28\x00\x01\x01FD")
-    with pytest.raises(ImageRefusedError, match="Expected total bytes") as refusal:
+    with pytest.raises(ImageRefusedError, match="Expected total bytes") as rejection:
         read_bytes(content, "x")
-    assert refusal.value.reason is Reason.CORRUPT
+    assert rejection.value.reason is Reason.CORRUPT

@@ -18,7 +18,7 @@ from pneumoscope.inference import processes as module
 from pneumoscope.inference.preparing import Decoder, Prepared
 from pneumoscope.inference.processes import CallError, EndedError, Processes, StoppedError
 from pneumoscope.records import Prediction
-from support.dying import allocate, die, fail_to_answer, slept, spin
+from support.dying import allocate, die, fail_without_result, slept, spin
 from support.fake_service import xray_png
 
 DECODER = Decoder(LimitsConfig(), Preprocessor(PreprocessConfig(size=32)))
@@ -45,12 +45,12 @@ def test_memory_is_limited(one: Processes) -> None:
     assert one.call(allocate, 1 << 20) == 1 << 20
 
 
-def test_a_process_that_dies_or_raises_is_told(one: Processes) -> None:
+def test_a_process_that_dies_or_raises_is_reported(one: Processes) -> None:
     with pytest.raises(EndedError) as caught:
         one.call(die)
     assert not caught.value.late
     with pytest.raises(CallError, match="ValueError: wrong"):
-        one.call(fail_to_answer)
+        one.call(fail_without_result)
 
 
 def test_files_that_end_processes_have_rows(one: Processes) -> None:

@@ -1,4 +1,4 @@
-"""Data sets that must be refused: how to build each, the error it must raise, and its words.
+"""Data sets that must be rejected: how to build each, the error it must raise, and its words.
 
 `BAD_DATA` is a table: other tests (command line, training) run through it too. Each builder takes
 an empty folder and returns what a user would give as DATA. The images are noise.

@@ -1,6 +1,6 @@
 """Builders of the bad inputs in `bad_images`: each makes bytes, or a file in a folder.
 
-Comes in: nothing, or a folder. Goes out: bytes, or a path. Knows nothing of reasons.
+Comes in: nothing, or a folder. Goes out: bytes, or a path.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
-from support.image_files import dicom, encapsulated, encoded, film, smooth_grey, tiff
+from support.image_files import dicom, encapsulated, encoded, smooth_grey, tiff, xray
 
 GREY8 = smooth_grey().astype(np.uint8)
 GREY16 = smooth_grey(top=4095).astype(np.uint16)
@@ -88,7 +88,7 @@ def animation(kind: str) -> bytes:
 
 @functools.cache  # takes a second to deflate
 def bomb() -> bytes:
-    dataset = film(GREY16, PixelData=b"")
+    dataset = xray(GREY16, PixelData=b"")
     whole = dicom(dataset, ExplicitVRLittleEndian)
     deflated = dicom(dataset, DeflatedExplicitVRLittleEndian)
     # Keep the deflated file's meta information; in place of its data set put one whose pixel
@@ -105,15 +105,15 @@ def bomb() -> bytes:
 
 
 def jpeg_dicom(stream: bytes) -> bytes:
-    return encapsulated(film(GREY8), stream, JPEGBaseline8Bit)
+    return encapsulated(xray(GREY8), stream, JPEGBaseline8Bit)
 
 
 def of_modality(modality: str) -> bytes:
-    return dicom(film(GREY16, Modality=modality))
+    return dicom(xray(GREY16, Modality=modality))
 
 
 def report() -> bytes:
-    dataset = film(GREY16, Modality="SR", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11")
+    dataset = xray(GREY16, Modality="SR", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11")
     for keyword in ("PixelData", "Rows", "Columns"):
         del dataset[keyword]
     return dicom(dataset)
@@ -151,7 +151,7 @@ def huge(folder: Path) -> Path:
 
 
 def archive(folder: Path) -> Path:
-    path = folder / "films.png"
+    path = folder / "images.png"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.png", png())
     return path

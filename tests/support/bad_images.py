@@ -1,4 +1,4 @@
-"""A table of image inputs for which there is no answer, each with the reason that it must get.
+"""A table of image inputs for which there is no result, each with the reason that it must get.
 
 Comes in: an empty folder. Goes out: the path of one bad input in it.
 Used by the tests of reading and by those of batches.
@@ -42,7 +42,7 @@ from support.bad_image_builders import (
     report,
     webp_of_claimed_size,
 )
-from support.image_files import dicom, encapsulated, encoded, film, png_header_only, tiff
+from support.image_files import dicom, encapsulated, encoded, png_header_only, tiff, xray
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ BAD_IMAGES: tuple[BadImage, ...] = (
     ),
     BadImage(
         "half_dicom",
-        file("x.dcm", cut(lambda: dicom(film(GREY16)), 0.6)),
+        file("x.dcm", cut(lambda: dicom(xray(GREY16)), 0.6)),
         Reason.TRUNCATED,
         "pixel data have",
     ),
@@ -134,19 +134,19 @@ BAD_IMAGES: tuple[BadImage, ...] = (
     ),
     BadImage(
         "dicom_cut_in_header",
-        file("x.dcm", lambda: (c := dicom(film(GREY16)))[: c.index(b"phantom-7") + 4]),
+        file("x.dcm", lambda: (c := dicom(xray(GREY16)))[: c.index(b"phantom-7") + 4]),
         Reason.TRUNCATED,
         "data end",
     ),
     BadImage(
         "half_deflated_dicom",
-        file("x.dcm", cut(lambda: dicom(film(GREY16), DeflatedExplicitVRLittleEndian), 0.6)),
+        file("x.dcm", cut(lambda: dicom(xray(GREY16), DeflatedExplicitVRLittleEndian), 0.6)),
         Reason.TRUNCATED,
         "deflated",
     ),
     BadImage(
         "dicom_pixels_too_short",
-        file("x.dcm", lambda: dicom(film(GREY16, PixelData=b"\x01\x00" * 99))),
+        file("x.dcm", lambda: dicom(xray(GREY16, PixelData=b"\x01\x00" * 99))),
         Reason.TRUNCATED,
         "198 bytes",
     ),
@@ -181,19 +181,19 @@ BAD_IMAGES: tuple[BadImage, ...] = (
     ),
     BadImage(
         "jpeg_said_to_be_jpeg_2000",
-        file("x.dcm", lambda: encapsulated(film(GREY8), jpeg(), JPEG2000Lossless)),
+        file("x.dcm", lambda: encapsulated(xray(GREY8), jpeg(), JPEG2000Lossless)),
         Reason.CORRUPT,
         "JPEG 2000",
     ),
     BadImage(
         "unknown_transfer_syntax",
-        file("x.dcm", lambda: dicom(film(GREY16), "1.2.826.0.1.3680043.2.1143.9.9")),
+        file("x.dcm", lambda: dicom(xray(GREY16), "1.2.826.0.1.3680043.2.1143.9.9")),
         Reason.UNSUPPORTED_ENCODING,
         "transfer syntax '1.2.826",
     ),
     BadImage(
         "mpeg_dicom",
-        file("x.dcm", lambda: encapsulated(film(GREY8), b"\0\0", "1.2.840.10008.1.2.4.100")),
+        file("x.dcm", lambda: encapsulated(xray(GREY8), b"\0\0", "1.2.840.10008.1.2.4.100")),
         Reason.UNSUPPORTED_ENCODING,
         "MPEG2",
     ),
@@ -233,7 +233,7 @@ BAD_IMAGES: tuple[BadImage, ...] = (
     ),
     BadImage(
         "dicom_bomb",
-        file("x.dcm", lambda: dicom(film(GREY16, Rows=60000, Columns=60000))),
+        file("x.dcm", lambda: dicom(xray(GREY16, Rows=60000, Columns=60000))),
         Reason.TOO_MANY_PIXELS,
         "60000 × 60000",
     ),
@@ -256,7 +256,7 @@ BAD_IMAGES: tuple[BadImage, ...] = (
         "dicom_frames",
         file(
             "x.dcm",
-            lambda: dicom(film(GREY16, NumberOfFrames=2, PixelData=GREY16.tobytes() * 2)),
+            lambda: dicom(xray(GREY16, NumberOfFrames=2, PixelData=GREY16.tobytes() * 2)),
         ),
         Reason.MULTI_FRAME,
         "2 images",
@@ -272,7 +272,7 @@ BAD_IMAGES: tuple[BadImage, ...] = (
     ),
     BadImage(
         "blank_dicom",
-        file("x.dcm", lambda: dicom(film(np.full((64, 64), 7, np.uint16)))),
+        file("x.dcm", lambda: dicom(xray(np.full((64, 64), 7, np.uint16)))),
         Reason.BLANK,
         "one grey",
     ),
@@ -285,7 +285,7 @@ BAD_IMAGES: tuple[BadImage, ...] = (
         file(
             "x.dcm",
             lambda: dicom(
-                film(GREY16, Modality=None, SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
+                xray(GREY16, Modality=None, SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
             ),
         ),
         Reason.WRONG_MODALITY,
@@ -293,15 +293,15 @@ BAD_IMAGES: tuple[BadImage, ...] = (
     ),
     BadImage(
         "hand",
-        file("x.dcm", lambda: dicom(film(GREY16, BodyPartExamined="HAND"))),
+        file("x.dcm", lambda: dicom(xray(GREY16, BodyPartExamined="HAND"))),
         Reason.WRONG_BODY_PART,
         "'HAND'",
     ),
     BadImage(
         "dicom_without_pixels",
-        file("x.dcm", lambda: dicom(film(GREY16, PixelData=b""))),
+        file("x.dcm", lambda: dicom(xray(GREY16, PixelData=b""))),
         Reason.NO_PIXEL_DATA,
         "without pixel data",
     ),
 )  # fmt: skip
-"""The inputs that need no special user: each is refused wherever the tests run."""
+"""The inputs that need no special user: each is rejected wherever the tests run."""

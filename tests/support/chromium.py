@@ -92,7 +92,7 @@ class Tab:
         return found["result"].get("value")
 
     def wait(self, expression: str) -> Any:
-        """Ask until the answer is true."""
+        """Evaluate until the result is true."""
         until = time.monotonic() + _PATIENCE
         while time.monotonic() < until:
             if found := self.ask(expression):

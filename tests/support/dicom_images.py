@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 
 from pneumoscope.images.read import GreyImage, read_bytes
-from support.image_files import Array, dicom, film, smooth_grey
+from support.image_files import Array, dicom, smooth_grey, xray
 
 GREY8 = smooth_grey().astype(np.uint8)
 GREY12 = smooth_grey(top=4095).astype(np.uint16)
@@ -43,11 +43,11 @@ def read(dataset: Dataset, syntax: str = ExplicitVRLittleEndian, **how: Any) -> 
     content = dicom(dataset, syntax, **how)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return read_bytes(content, "film")
+        return read_bytes(content, "image")
 
 
 def twelve(samples: Array = GREY12, **elements: Any) -> Dataset:
-    return film(samples, **{**TWELVE, **elements})
+    return xray(samples, **{**TWELVE, **elements})
 
 
 def stretched(samples: Array) -> Array:

@@ -1,6 +1,6 @@
 """Those a node speaks with, in this process on loopback: an archive, and a modality that sends.
 
-Comes in: images. Goes out: what the archive was sent, what the modality was answered.
+Comes in: images. Goes out: what the archive was sent, the statuses that the modality was sent.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ AssociationSocket._shutdown_socket = _shut
 
 @dataclass
 class Archive:
-    """Stands for a PACS: keeps what it is sent. `answers` are statuses to give first."""
+    """Stands for a PACS: keeps what it is sent. `statuses` are those to give first."""
 
     port: int = 0
     received: list[tuple[str, bytes]] = field(default_factory=list)
-    answers: list[int] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
 
     @property
     def datasets(self) -> list[Any]:
         return [dcmread(BytesIO(content)) for _, content in self.received]
 
     def store(self, event: Any) -> int:
-        if self.answers:
-            status = self.answers.pop(0)
+        if self.statuses:
+            status = self.statuses.pop(0)
             if status:
                 return status
         self.received.append((str(event.request.AffectedSOPInstanceUID), event.encoded_dataset()))
@@ -112,37 +112,37 @@ def modality(
     return entity
 
 
-def send(port: int, films: Sequence[bytes], title: str = "MODALITY", **how: Any) -> list[int]:
-    """Store images at a node in one association; the statuses it answers (-1: none)."""
+def send(port: int, images: Sequence[bytes], title: str = "MODALITY", **how: Any) -> list[int]:
+    """Store images at a node in one association; the statuses of its responses (-1: none)."""
     association = modality(title).associate("127.0.0.1", port, ae_title="PNEUMOSCOPE", **how)
     assert association.is_established
     try:
-        answers = [association.send_c_store(dcmread(BytesIO(film))) for film in films]
-        return [int(answer.Status) if "Status" in answer else -1 for answer in answers]
+        responses = [association.send_c_store(dcmread(BytesIO(image))) for image in images]
+        return [int(response.Status) if "Status" in response else -1 for response in responses]
     finally:
         association.release()
 
 
 def send_until_acknowledged(
     port: int,
-    films: Sequence[bytes],
+    images: Sequence[bytes],
     told: Callable[[int], None],
     stop: threading.Event,
     title: str = "MODALITY",
 ) -> None:
     """Store images one by one, each as often as it takes; `told` gets the number of each."""
-    datasets = [dcmread(BytesIO(film)) for film in films]
+    datasets = [dcmread(BytesIO(image)) for image in images]
     number = 0
     while number < len(datasets) and not stop.is_set():
-        # pynetdicom may not see that a node was killed, and waits for its answer.
+        # pynetdicom may not see that a node was killed, and waits for its response.
         entity = modality(title, dimse_timeout=3.0)
         association = entity.associate("127.0.0.1", port, ae_title="PNEUMOSCOPE")
         while association.is_established and number < len(datasets):
             try:
-                answer = association.send_c_store(datasets[number])
+                response = association.send_c_store(datasets[number])
             except RuntimeError:  # the node went away meanwhile
                 break
-            if answer.get("Status") == 0:
+            if response.get("Status") == 0:
                 told(number)
                 number += 1
         if association.is_established:

@@ -1,6 +1,6 @@
-"""Images with patients, answers for them, and outside programs that judge what is made of them.
+"""Images with patients, results for them, and outside programs that judge what is made of them.
 
-Comes in: nothing, or elements to override. Goes out: bytes of DICOM files, answers of a model that
+Comes in: nothing, or elements to override. Goes out: bytes of DICOM files, results of a model that
 is none. No real X-ray is in any of them.
 """
 
@@ -26,7 +26,7 @@ from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.inference.results import Result
 from pneumoscope.records import Prediction
-from support.image_files import Array, dicom, film, smooth_grey
+from support.image_files import Array, dicom, smooth_grey, xray
 
 VALIDATION = {
     "metrics": {
@@ -40,8 +40,8 @@ MANIFEST = BundleManifest(
     calibration=Calibration("platt", 2.0, -0.5),
     validation=VALIDATION,
 )
-REFUSED = Prediction(
-    "film.dcm", "refused", Reason.WRONG_MODALITY, detail="its modality is 'MG'; a chest is wanted"
+REJECTED = Prediction(
+    "image.dcm", "refused", Reason.WRONG_MODALITY, detail="its modality is 'MG'; a chest is wanted"
 )
 
 
@@ -69,7 +69,7 @@ def patient_xray(number: int = 1, samples: Array | None = None, **elements: Any)
         "SOPInstanceUID": generate_uid(entropy_srcs=["sop", str(number)]),
         "SeriesInstanceUID": generate_uid(entropy_srcs=["series", str(number)]),
         "StudyInstanceUID": generate_uid(entropy_srcs=["study", str(number)]),
-        "PatientName": f"FILM^{number:04}",
+        "PatientName": f"XRAY^{number:04}",
         "PatientID": f"P-{number:04}",
         "PatientBirthDate": "19600704",
         "PatientSex": "F",
@@ -85,7 +85,7 @@ def patient_xray(number: int = 1, samples: Array | None = None, **elements: Any)
         "Manufacturer": "Detectors",
     }
     wanted = {**given, **elements}
-    made = film(values.astype(np.uint16), **{k: v for k, v in wanted.items() if v is not None})
+    made = xray(values.astype(np.uint16), **{k: v for k, v in wanted.items() if v is not None})
     for keyword, value in elements.items():
         if value is None and keyword in made:
             del made[keyword]
@@ -97,13 +97,13 @@ def xray_bytes(number: int = 1, **elements: Any) -> bytes:
     return dicom(patient_xray(number, **elements))
 
 
-def answered(content: bytes, probability: float = 0.75) -> Result:
-    """An answer at the manifest's threshold, with image and map."""
-    image = read_bytes(content, "film.dcm")
+def predicted(content: bytes, probability: float = 0.75) -> Result:
+    """A result at the manifest's threshold, with image and map."""
+    image = read_bytes(content, "image.dcm")
     decided = "PNEUMONIA" if probability >= MANIFEST.threshold.value else "NORMAL"
     cam = np.zeros((4, 4), np.float32)
     cam[0, 0] = 1.0
-    prediction = Prediction("film.dcm", "ok", None, probability, decided, 0.6)
+    prediction = Prediction("image.dcm", "ok", None, probability, decided, 0.6)
     return Result(prediction, logit=1.0, cam=cam, image=image)
 
 

@@ -30,7 +30,7 @@ class DicomWebServer:
     """Stands for an archive.
 
     Attributes:
-        films: Part 10 files that can be searched for.
+        xrays: Part 10 files that can be searched for.
         stored: SOP Instance UID and bytes of every report that came, as often as it came.
         faults: statuses for the next reports: 0 hangs up after keeping it, 202 and 409 name it
             among what failed, others say nothing.
@@ -39,13 +39,13 @@ class DicomWebServer:
         hang: seconds before an image is given.
         token: wanted in Authorization.
         most: images per page, whatever the client asks for.
-        broken: SOP Instance UIDs of images that are answered 500.
+        broken: SOP Instance UIDs of images for which the response is 500.
         dripping: of those that come by a byte now and then.
-        broken_reports: numbers, from 0, of the new reports that are answered 500.
+        broken_reports: numbers, from 0, of the new reports for which the response is 500.
         without_series: numbers, from 0, of images whose row lacks its Series Instance UID.
     """
 
-    films: list[bytes]
+    xrays: list[bytes]
     url: str = ""
     stored: list[tuple[str, bytes]] = field(default_factory=list)
     faults: list[int] = field(default_factory=list)
@@ -106,60 +106,60 @@ class _Handler(BaseHTTPRequestHandler):
         }
         name = REFERENCED if fault == 200 else FAILED
         told = {name: {"vr": "SQ", "Value": [item]}} if fault in (200, 202, 409) else {}
-        self._answer(fault, "application/dicom+json", json.dumps(told).encode())
+        self._respond(fault, "application/dicom+json", json.dumps(told).encode())
 
     def _unauthorized(self) -> bool:
         if self.kept.token and self.headers.get("Authorization") != self.kept.token:
-            self._answer(401, "text/plain", b"")
+            self._respond(401, "text/plain", b"")
             return True
         return False
 
     def _search(self, asked: dict[str, list[str]]) -> None:
         if self.kept.search_faults:
-            self._answer(self.kept.search_faults.pop(0), "text/plain", b"")
+            self._respond(self.kept.search_faults.pop(0), "text/plain", b"")
             return
         first, _, last = asked.get("StudyDate", [""])[0].partition("-")
-        found = [dcmread(BytesIO(film), stop_before_pixels=True) for film in self.kept.films]
+        found = [dcmread(BytesIO(image), stop_before_pixels=True) for image in self.kept.xrays]
         found = [
-            film
-            for film in found
-            if film.Modality == asked["Modality"][0]
-            and (not first or first <= film.StudyDate <= last)
+            image
+            for image in found
+            if image.Modality == asked["Modality"][0]
+            and (not first or first <= image.StudyDate <= last)
         ]
         begin = int(asked["offset"][0])
         page = found[begin : begin + min(int(asked["limit"][0]), self.kept.most)]
         words = {"0020000D": "StudyInstanceUID", "0020000E": "SeriesInstanceUID"}
         words |= {"00080018": "SOPInstanceUID", "00100010": "PatientName"}
         rows = [
-            {tag: {"Value": [str(film[word].value)]} for tag, word in words.items()}
-            for film in page
+            {tag: {"Value": [str(image[word].value)]} for tag, word in words.items()}
+            for image in page
         ]
         for number in self.kept.without_series & set(range(begin, begin + len(rows))):
             del rows[number - begin]["0020000E"]
         if rows:
-            self._answer(200, "application/dicom+json", json.dumps(rows).encode())
+            self._respond(200, "application/dicom+json", json.dumps(rows).encode())
         else:
-            self._answer(204, "", b"")
+            self._respond(204, "", b"")
 
     def _retrieve(self, path: str) -> None:
         time.sleep(self.kept.hang)
-        for content in self.kept.films:
-            film = dcmread(BytesIO(content), stop_before_pixels=True)
+        for content in self.kept.xrays:
+            image = dcmread(BytesIO(content), stop_before_pixels=True)
             if path == (
-                f"{ROOT}/studies/{film.StudyInstanceUID}/series/{film.SeriesInstanceUID}"
-                f"/instances/{film.SOPInstanceUID}"
+                f"{ROOT}/studies/{image.StudyInstanceUID}/series/{image.SeriesInstanceUID}"
+                f"/instances/{image.SOPInstanceUID}"
             ):
-                if film.SOPInstanceUID in self.kept.broken:
-                    self._answer(500, "text/plain", b"")
+                if image.SOPInstanceUID in self.kept.broken:
+                    self._respond(500, "text/plain", b"")
                     return
-                if film.SOPInstanceUID in self.kept.dripping:
+                if image.SOPInstanceUID in self.kept.dripping:
                     self._drip()
                     return
                 head = b"\r\n--b=1\r\nContent-Type: application/dicom\r\n\r\n"
                 kind = 'multipart/related; type="application/dicom"; boundary="b=1"'
-                self._answer(200, kind, head + content + b"\r\n--b=1--\r\n")
+                self._respond(200, kind, head + content + b"\r\n--b=1--\r\n")
                 return
-        self._answer(404, "text/plain", b"")
+        self._respond(404, "text/plain", b"")
 
     def _drip(self) -> None:
         """Half a head, then a byte now and then: every time-out between bytes begins anew."""
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(0.05)
         self.close_connection = True
 
-    def _answer(self, status: int, kind: str, content: bytes) -> None:
+    def _respond(self, status: int, kind: str, content: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
@@ -179,9 +179,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def dicomweb_server(films: list[bytes], **how: Any) -> Iterator[DicomWebServer]:
-    """A server that answers until the block ends."""
-    kept = DicomWebServer(films, **how)
+def dicomweb_server(xrays: list[bytes], **how: Any) -> Iterator[DicomWebServer]:
+    """A server that runs until the block ends."""
+    kept = DicomWebServer(xrays, **how)
     handler = type("Handler", (_Handler,), {"kept": kept})
     with served(handler) as address:
         kept.url = f"{address}{ROOT}"

@@ -24,7 +24,7 @@ class FhirServer:
         resources: what is stored, by the address of its entry (`Device/…`).
         faults: statuses for the next Bundles; 0 stores one and hangs up without a response.
         token: wanted in `Authorization`.
-        refused: texts; a Bundle that holds one of them is answered with 422.
+        refused: texts; for a Bundle that holds one of them the response is 422.
         requests: method and path of every request.
         padding: bytes added to every response.
     """
@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.kept.requests.append(f"POST {self.path}")
         content = self.rfile.read(int(self.headers["Content-Length"]))
         if self.kept.token and self.headers.get("Authorization") != self.kept.token:
-            self._answer(401)
+            self._respond(401)
             return
         assert self.headers["Content-Type"].startswith("application/fhir+json")
         fault = self.kept.faults.pop(0) if self.kept.faults else 200
@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == 0:
             self.close_connection = True
             return
-        self._answer(fault)
+        self._respond(fault)
 
     def _store(self, content: bytes) -> None:
         bundle = json.loads(content)
@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.kept.resources[request["url"]] = resource
         self.kept.posted.append(content)
 
-    def _answer(self, status: int) -> None:
+    def _respond(self, status: int) -> None:
         content = b'{"resourceType": "Bundle", "type": "transaction-response"}'
         content += b" " * self.kept.padding
         self.send_response(status)

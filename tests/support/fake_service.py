@@ -1,4 +1,4 @@
-"""A model for the server that is none: its answer is the mean grey, and it can be made to wait."""
+"""A model for the server that is none: its output is the mean grey, and it can be made to wait."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def fake_app(backend: MeanBackend | None = None, keys: tuple[str, ...] = (), **l
 
 
 def xray_png(level: int = 120, side: int = 48) -> bytes:
-    """A picture that can be answered for."""
+    """A picture that can be scored."""
     grey = np.full((side, side - 8), level, np.uint8)
     grey[side // 4 : side // 2, 8 : side // 2] += 20
     stream = io.BytesIO()

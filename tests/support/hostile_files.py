@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 
 from pneumoscope.images.dicom.file import transfer_syntax_of
-from support.image_files import dicom, film, smooth_grey
+from support.image_files import dicom, smooth_grey, xray
 
 GREY = smooth_grey(64, 56).astype(np.uint8)
 
@@ -43,7 +43,7 @@ def sequential(scans: int) -> bytes:
 
 
 def encapsulated(stream: bytes, syntax: str) -> bytes:
-    dataset = film(GREY)
+    dataset = xray(GREY)
     dataset.PixelData = encapsulate([stream])
     dataset["PixelData"].VR = "OB"
     dataset["PixelData"].is_undefined_length = True
@@ -52,7 +52,7 @@ def encapsulated(stream: bytes, syntax: str) -> bytes:
 
 def palette(segments: bytes, *, bits: int = 16) -> bytes:
     """A DICOM file with a segmented palette, the same for each colour."""
-    dataset = film(GREY)
+    dataset = xray(GREY)
     dataset.PhotometricInterpretation = "PALETTE COLOR"
     for colour in ("Red", "Green", "Blue"):
         setattr(dataset, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, bits])
@@ -139,7 +139,7 @@ def jpeg_of_comments(count: int) -> bytes:
 
 def items(count: int, *, undefined: bool, syntax: str) -> bytes:
     """A DICOM file with a sequence of so many empty items before its pixels."""
-    dataset = film(GREY)
+    dataset = xray(GREY)
     dataset.VOILUTSequence = Sequence([Dataset() for _ in range(count)])
     dataset["VOILUTSequence"].is_undefined_length = undefined
     return dicom(dataset, syntax)
@@ -147,7 +147,7 @@ def items(count: int, *, undefined: bool, syntax: str) -> bytes:
 
 def items_before(keyword: str, count: int) -> bytes:
     """A DICOM file with so many empty items before one element, and that of a woman."""
-    dataset = film(GREY)
+    dataset = xray(GREY)
     dataset.ReferencedImageSequence = Sequence([Dataset() for _ in range(count)])
     dataset.PatientSex = "F"
     setattr(dataset, keyword, "p1")
@@ -156,14 +156,14 @@ def items_before(keyword: str, count: int) -> bytes:
 
 def elements(count: int) -> bytes:
     """One with so many empty private elements."""
-    whole = dicom(film(GREY))
+    whole = dicom(xray(GREY))
     start = transfer_syntax_of(whole)[1]
     made = b"".join(struct.pack("<HH2sH", 0x0007, 0x1000 + k, b"LO", 0) for k in range(count))
     return whole[:start] + made + whole[start:]
 
 
 def fragments(count: int) -> bytes:
-    dataset = film(GREY)
+    dataset = xray(GREY)
     dataset.PixelData = encapsulate([sequential(0)]) + b"\xfe\xff\x00\xe0\0\0\0\0" * count
     dataset["PixelData"].VR = "OB"
     dataset["PixelData"].is_undefined_length = True
@@ -171,12 +171,12 @@ def fragments(count: int) -> bytes:
 
 
 def meta_elements(count: int) -> bytes:
-    whole = dicom(film(GREY))
+    whole = dicom(xray(GREY))
     return whole[:132] + struct.pack("<HH2sH", 2, 0x0100, b"LO", 0) * count + whole[132:]
 
 
 def long_value() -> bytes:
-    dataset = film(GREY)
+    dataset = xray(GREY)
     whole = dicom(dataset, ImplicitVRLittleEndian)
     spacing = b"1\\" * (3 << 20)
     element = struct.pack("<HHI", 0x0028, 0x0030, len(spacing)) + spacing

@@ -104,14 +104,14 @@ def tiff(
     )
 
 
-def film(samples: Array, **elements: Any) -> Dataset:
+def xray(samples: Array, **elements: Any) -> Dataset:
     """A DX data set around unsigned or signed grey samples, or RGB; elements override."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of the odd values that tests write
-        return _film(samples, elements)
+        return _xray(samples, elements)
 
 
-def _film(samples: Array, elements: dict[str, Any]) -> Dataset:
+def _xray(samples: Array, elements: dict[str, Any]) -> Dataset:
     dataset = Dataset()
     dataset.SOPClassUID = DX_CLASS
     dataset.SOPInstanceUID = generate_uid(entropy_srcs=["sop"])

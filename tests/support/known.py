@@ -1,4 +1,4 @@
-"""What a test knows to be there: where it is `None`, the test fails at once and says so."""
+"""Values that must be there: where one is `None`, the test fails at once."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ KNOWN = BundleManifest(preprocessing=PreprocessConfig(size=SIDE))
 
 
 def drawn_images(count: int, first: int = 0) -> Iterator[np.ndarray]:
-    """Drawn chest X-rays of guests from number `first` on, healthy and ill in turns."""
+    """Drawn chest X-rays of guests from number `first` on, normal and with pneumonia in turns."""
     for k in range(first, first + count):
         yield draw(1, f"guest-{k}", number=1, label=k % 2, size=SIDE).pixels
 
@@ -49,9 +49,9 @@ def known_images(count: int = 80, held_out: int = 40) -> Statistics:
     """What drawn images look like; limits let all but one in a hundred of others pass."""
     prepare = Preprocessor(KNOWN.preprocessing)
     looks, rows = [], []
-    for film in drawn_images(count + held_out):
-        looks.append(describe_image(prepare.grey(film)))
-        rows.append(prepare(film))
+    for image in drawn_images(count + held_out):
+        looks.append(describe_image(prepare.grey(image)))
+        rows.append(prepare(image))
     embeddings = coarse(np.stack(rows))
     labels = np.arange(count) % 2
     gaussians = fit_statistics(looks[:count], embeddings[:count], labels)

@@ -60,8 +60,8 @@ def in_isolation(script: Path, *arguments: str, timeout: float) -> dict[str, Any
 def ask(path: str, content: bytes | None = None) -> httpx.Response:
     """Ask Orthanc; with content a POST."""
     method = "GET" if content is None else "POST"
-    answer = httpx.request(method, f"{URL}{path}", content=content, auth=USER, timeout=60)
-    return answer.raise_for_status()
+    response = httpx.request(method, f"{URL}{path}", content=content, auth=USER, timeout=60)
+    return response.raise_for_status()
 
 
 def get(path: str) -> Any:

@@ -32,7 +32,7 @@ AGES = (2, 60)
 """Ages that the node's model is for; those of the patients go from 0 to 79."""
 
 
-def refused(k: int, count: int) -> bool:
+def rejected(k: int, count: int) -> bool:
     """Whether image `k` of `count` is a lateral view, a knee, or of a patient of another age."""
     age = None if k in (7, 8) else k * 80 // count
     other = age is not None and not AGES[0] <= age <= AGES[1]
@@ -45,8 +45,8 @@ def studies(count: int) -> tuple[list[bytes], list[dict[str, Any]]]:
     images, readings = [], []
     ramp = np.linspace(0, 1, 64)[:, None] * np.ones((1, 56))
     for k in range(count):
-        ill = int(rng.random() < 0.35)
-        bright = float(np.clip(rng.normal(0.35 + 0.3 * ill, 0.15), 0.05, 0.95))
+        positive = int(rng.random() < 0.35)
+        bright = float(np.clip(rng.normal(0.35 + 0.3 * positive, 0.15), 0.05, 0.95))
         samples = (4095 * ramp ** (1 / bright - 1)).astype(np.uint16)  # whose mean is `bright`
         elements: dict[str, Any] = {
             "StudyDate": f"{FIRST + timedelta(days=k // 10):%Y%m%d}",
@@ -62,9 +62,9 @@ def studies(count: int) -> tuple[list[bytes], list[dict[str, Any]]]:
             elements["BodyPartExamined"] = "KNEE"
         images.append(xray_bytes(k, samples=samples, **elements))
         if k % 9:
-            readings.append({"accession": f"A{k}", "reading": ill, "reader": "R1"})
+            readings.append({"accession": f"A{k}", "reading": positive, "reader": "R1"})
         if k % 5 == 0:
-            other = ill if k % 20 else 1 - ill
+            other = positive if k % 20 else 1 - positive
             readings.append({"accession": f"A{k}", "reading": other, "reader": "R2"})
     return images, readings
 
@@ -75,7 +75,7 @@ def main(folder: Path, count: int) -> dict[str, Any]:
         writer = csv.DictWriter(stream, readings[0])
         writer.writeheader()
         writer.writerows(readings)
-    without = sum(refused(k, count) for k in range(count))
+    without = sum(rejected(k, count) for k in range(count))
     wanted = 2 * count + 2 * (count - without)
     with orthanc(folder, NODE, route=False):
         for content in images:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from support.image_files import dicom, film, smooth_grey
+from support.image_files import dicom, smooth_grey, xray
 
 CHEXPERT_HEADER = (
     "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,"
@@ -33,7 +33,7 @@ def png(path: Path) -> Path:
 def dcm(path: Path, **elements: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     elements = {"PatientID": path.stem, **elements}
-    path.write_bytes(dicom(film(smooth_grey().astype(np.uint8), **elements)))
+    path.write_bytes(dicom(xray(smooth_grey().astype(np.uint8), **elements)))
     return path
 
 

@@ -28,7 +28,7 @@ HASTY = {
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 3,
 }
-"""How soon a node that does not answer counts as dead."""
+"""How soon a node that does not respond counts as dead."""
 
 
 class Killing:

@@ -18,8 +18,8 @@ def by_hand(folder: Path) -> list[dict[str, Any]]:
     said: dict[str, list[int]] = {}
     for row in rows_of(folder / "read.csv"):
         if row["reading"]:
-            ill = row["reading"] in ("1", "PNEUMONIA")
-            said.setdefault(row["accession"], []).append(int(ill))
+            positive = row["reading"] in ("1", "PNEUMONIA")
+            said.setdefault(row["accession"], []).append(int(positive))
     images: dict[str, list[dict[str, str]]] = {}
     for row in rows_of(folder / "scores.csv"):
         if row["accession"]:

@@ -32,7 +32,7 @@ def main(folder: Path) -> dict[str, Any]:
     with orthanc(folder, NODE):
         node = node_process.start(**settings)
         try:
-            until(lambda: _echo(folder), "the node answering dcmtk's echo")
+            until(lambda: _echo(folder), "the response to dcmtk's echo")
             ask("/instances", xray_bytes(1))  # which its rule sends to the node
             direct = _storescu(folder, xray_bytes(2))
             ask("/instances", xray_bytes(2))
@@ -40,7 +40,7 @@ def main(folder: Path) -> dict[str, Any]:
             until(lambda: _count(OURS) >= 4, "Orthanc having two reports and two captures")
             for name in _names(instances(), "DX"):
                 ask("/modalities/pneumoscope/store", name.encode())
-            until(lambda: _known(folder) >= 3, "the node knowing films again")
+            until(lambda: _known(folder) >= 3, "the node recognising images")
         finally:
             node.terminate()
             stopped = node.wait(60)
@@ -60,9 +60,9 @@ def _echo(folder: Path) -> bool:
 
 
 def _storescu(folder: Path, content: bytes) -> int:
-    (folder / "film.dcm").write_bytes(content)
+    (folder / "image.dcm").write_bytes(content)
     command = ["storescu", "-aet", "MODALITY", "-aec", "PNEUMOSCOPE", "127.0.0.1", str(NODE)]
-    return subprocess.run([*command, "film.dcm"], capture_output=True, cwd=folder).returncode
+    return subprocess.run([*command, "image.dcm"], capture_output=True, cwd=folder).returncode
 
 
 def _count(modalities: tuple[str, ...]) -> int:

@@ -31,11 +31,11 @@ def test_a_pilot(tmp_path: Path) -> None:
         pytest.skip("no network namespace of its own is allowed here (unshare -n)")
     told = in_isolation(Path(pilot.__file__), str(tmp_path), str(STUDIES), timeout=280)
     counts = Counter(tuple(sorted(modalities)) for modalities in told["studies"])
-    refused = told["refused"]
-    # Report, capture and segmentation stand in the study of the image; of a refused one the report.
+    rejected = told["refused"]
+    # The study of the image holds report, capture and segmentation; if rejected, a report alone.
     assert counts == {
-        ("DX", "OT", "SEG", "SR"): STUDIES - refused,
-        ("DX", "SR"): refused,
+        ("DX", "OT", "SEG", "SR"): STUDIES - rejected,
+        ("DX", "SR"): rejected,
     }
     got = rows_of(tmp_path / "got" / "images.csv")
     scores = rows_of(tmp_path / "scores.csv")
@@ -43,7 +43,7 @@ def test_a_pilot(tmp_path: Path) -> None:
     assert {row["image"] for row in got} == {row["image"] for row in scores}
     reasons = Counter(row["reason"] for row in scores if row["reason"])
     assert set(reasons) == {"lateral_view", "wrong_body_part", "outside_age_range"}
-    assert reasons.total() == refused
+    assert reasons.total() == rejected
     unsure = [row["accession"] for row in scores if "age of this patient is not known" in str(row)]
     assert sorted(unsure) == ["A7", "A8"]
     document: dict[str, Any] = json.loads((tmp_path / "out" / "readings.json").read_text())

@@ -18,7 +18,7 @@ from pneumoscope.progress import SILENT
 from pneumoscope.workflows.stress import run_stress
 from support.dicom_images import TWELVE
 from support.dicom_reports import BrightnessBackend
-from support.image_files import dicom, film
+from support.image_files import dicom, xray
 
 MANIFEST = BundleManifest(
     preprocessing=PreprocessConfig(size=32), threshold=OperatingPoint(0.5, "for the test", "")
@@ -39,11 +39,11 @@ def data(tmp_path: Path) -> Path:
     for k, (centre, width) in enumerate(WINDOWS):
         grey = draw(3, f"p{k}", 0, k % 2, size=96).pixels
         window = {"WindowCenter": centre, "WindowWidth": width, "PatientID": f"p{k}"}
-        content = dicom(film(np.rint(grey * 4095).astype("u2"), **TWELVE, **window))
-        folder = tmp_path / "films" / ("NORMAL", "PNEUMONIA")[k % 2]
+        content = dicom(xray(np.rint(grey * 4095).astype("u2"), **TWELVE, **window))
+        folder = tmp_path / "images" / ("NORMAL", "PNEUMONIA")[k % 2]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{k}.dcm").write_bytes(content)
-    return tmp_path / "films"
+    return tmp_path / "images"
 
 
 def test_predict_counts_them_by_kind(

@@ -199,7 +199,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
-    """Refuse empty arguments, usually an unset shell variable; as a path one would mean `.`.
+    """Reject empty arguments, usually an unset shell variable; as a path one would mean `.`.
 
     Raises:
         UsageError: names the preceding word.

@@ -305,7 +305,7 @@ def evaluate(
 
 
 def _refuse_without_images(**given: Any) -> None:
-    """Refuse options that say how a model scores images; `None` if one was not given.
+    """Reject options that say how a model scores images; `None` if one was not given.
 
     Raises:
         UsageError: names them.

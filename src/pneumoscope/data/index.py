@@ -149,7 +149,7 @@ def require_both_classes(records: Iterable[ImageRecord], where: str) -> None:
 
 
 def _refuse_two_labels(records: Sequence[ImageRecord]) -> str:
-    """Refuse a file that has both labels under two names, by a link or a wrong label.
+    """Reject a file that has both labels under two names, by a link or a wrong label.
 
     Returns:
         A message if one file is in two splits; else `""`.

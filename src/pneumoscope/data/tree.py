@@ -170,7 +170,7 @@ class _Reader:
                 yield path
 
     def refuse_unknown_splits(self, names: Sequence[str]) -> None:
-        """Refuse a folder of classes beside train/ and test/ that is not a split."""
+        """Reject a folder of classes beside train/ and test/ that is not a split."""
         for name in names:
             inner = [entry.name.lower() for entry in _visible(self._root / name)]
             if any(each in self._classes for each in inner):
@@ -181,7 +181,7 @@ class _Reader:
                 )
 
     def refuse_one_class_of_many(self, records: Sequence[ImageRecord]) -> None:
-        """Refuse data without one of the classes if other folders contain images."""
+        """Reject data without one of the classes if other folders contain images."""
         missing = {0, 1} - {record.label for record in records}
         if self._others and missing:
             raise DataError(

@@ -70,7 +70,7 @@ _SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class ExportedAnswer:
+class ExportedResult:
     """The result of one image: calibrated probability, heatmap (m, m), embedding (c,)."""
 
     probability: float
@@ -195,11 +195,11 @@ def _write_onnx(
     folder: Path, manifest: BundleManifest, networks: list[NetworkArrays], about: dict[str, Any]
 ) -> None:
     to = OnnxWriter()
-    answer = write_prediction(to, manifest, networks, INPUT)
-    width, side = networks[0].width, answer.side
+    written = write_prediction(to, manifest, networks, INPUT)
+    width, side = networks[0].width, written.side
     shapes: tuple[list[int | str], ...] = (["n"], ["n", side, side], ["n", width])
     outputs = {
-        n: (node, s) for n, node, s in zip(EXPORTED_OUTPUTS, answer.nodes, shapes, strict=True)
+        n: (node, s) for n, node, s in zip(EXPORTED_OUTPUTS, written.nodes, shapes, strict=True)
     }
     metadata = {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
     model = to.model(INPUT, outputs, metadata)
@@ -211,8 +211,8 @@ def _write_openvino(
 ) -> None:
     to = OpenVinoWriter()
     pixels = to.parameter((-1, -1, -1), np.uint8, INPUT)
-    answer = write_prediction(to, manifest, networks, pixels)
-    model = to.model(pixels, dict(zip(EXPORTED_OUTPUTS, answer.nodes, strict=True)))
+    written = write_prediction(to, manifest, networks, pixels)
+    model = to.model(pixels, dict(zip(EXPORTED_OUTPUTS, written.nodes, strict=True)))
     for key, value in about.items():
         text = value if isinstance(value, str) else json.dumps(value)
         model.set_rt_info(text, ["pneumoscope", key])
@@ -238,10 +238,10 @@ class ExportedModel:
         graph = folder / GRAPH_FILES[target]
         self._run = _onnx_runner(graph) if target == "onnx" else _openvino_runner(graph)
 
-    def answer(self, pixels: NDArray[np.uint8]) -> ExportedAnswer:
+    def predict(self, pixels: NDArray[np.uint8]) -> ExportedResult:
         """Score one image, grey (h, w), 0 is black."""
         probability, heatmap, embedding = self._run(pixels[None])
-        return ExportedAnswer(float(probability[0]), heatmap[0], embedding[0])
+        return ExportedResult(float(probability[0]), heatmap[0], embedding[0])
 
 
 _Run = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
@@ -370,10 +370,10 @@ def _asked(
     pixels: NDArray[np.uint8],
     exact: bool,
 ) -> _Pair:
-    answer: Result = predictor.predict_image(grey)
-    other = exported.answer(pixels)
-    before = answer.prediction.probability
-    same = None if answer.cam is None else correlation(answer.cam, other.heatmap)
+    result: Result = predictor.predict_image(grey)
+    other = exported.predict(pixels)
+    before = result.prediction.probability
+    same = None if result.cam is None else correlation(result.cam, other.heatmap)
     return _Pair(label, float("nan") if before is None else before, other.probability, exact, same)
 
 

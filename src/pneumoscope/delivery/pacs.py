@@ -419,9 +419,9 @@ class Pacs:
         with Deadline(seconds, connection.cut) as self._deadline:
             yield
 
-    def _ended(self, what: str, answers: Any) -> NetworkError | None:
+    def _ended(self, what: str, responses: Any) -> NetworkError | None:
         """Wait for the final response; failed images are found by counting."""
-        for status, _ in answers:
+        for status, _ in responses:
             self._deadline.renew()
             if status.get("Status") not in (*_PENDING, _SUCCESS, _WARNING):
                 return self._refused(what, status)

@@ -143,7 +143,7 @@ def oriented(pixels: Float32Array, orientation: int) -> Float32Array:
 
 
 def check_size(source: str, width: int, height: int, limits: LimitsConfig) -> None:
-    """Refuse an image whose header states a size outside the limits.
+    """Reject an image whose header states a size outside the limits.
 
     Raises:
         ImageRefusedError: `corrupt` for an empty image, else `too_many_pixels`, `too_small` or

@@ -352,7 +352,7 @@ def _read_bytes(content: bytes, name: str, limits: LimitsConfig) -> GreyImage:
 
 
 def refuse_blank(pixels: Float32Array, name: str, warnings: tuple[str, ...] = ()) -> None:
-    """Refuse an image (h, w) whose pixels are all equal.
+    """Reject an image (h, w) whose pixels are all equal.
 
     Raises:
         ImageRefusedError: `blank`.

@@ -190,7 +190,7 @@ def check_tiff_strips(
 
 
 def refuse_frames(source: str, frames: int, kind: str) -> None:
-    """Refuse a file of several images.
+    """Reject a file of several images.
 
     Raises:
         ImageRefusedError: `multi_frame` if `frames` is more than 1.
@@ -226,7 +226,7 @@ def exif_orientation(block: bytes) -> int:
 
 
 def check_scans(content: bytes, source: str, pictures: int = 1) -> None:
-    """Refuse a JPEG with so many scans that decoding it would take minutes.
+    """Reject a JPEG with so many scans that decoding it would take minutes.
 
     Args:
         content: the stream, or a file that contains streams.
@@ -331,7 +331,7 @@ def _corrupt(source: str, fault: str) -> ImageRefusedError:
 def _check_packets(
     segments: list[tuple[bytes, bytes]], numbers: tuple[int, ...], source: str
 ) -> None:
-    """Refuse a stream with so many packets that decoding it would take minutes or gigabytes."""
+    """Reject a stream with so many packets that decoding it would take minutes or gigabytes."""
     columns, rows, left, top, tile_columns, tile_rows = numbers[:6]
     width, height = max(columns - left, 1), max(rows - top, 1)
     tile_width, tile_height = min(tile_columns or width, width), min(tile_rows or height, height)

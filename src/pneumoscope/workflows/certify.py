@@ -217,7 +217,7 @@ def _onnx(bundle: Bundle) -> float | None:
     pixels = np.asarray(Image.open(io.BytesIO(phantom_content())), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         write_export(Path(folder) / "onnx", bundle, "onnx")
-        probability = ExportedModel(Path(folder) / "onnx").answer(pixels).probability
+        probability = ExportedModel(Path(folder) / "onnx").predict(pixels).probability
     calibration = bundle.manifest.calibration
     odds = float(np.log(probability) - np.log1p(-probability))
     return (odds - calibration.intercept) / calibration.slope

@@ -157,8 +157,8 @@ def run_audit(
     if out is not None:
         claim_folder(out)
     dataset = index(data, progress=progress, refuse_leaks=False)
-    answers = None if predictions is None else probabilities_for(dataset, predictions)
-    found = audit(dataset, progress=progress, predictions=answers)
+    probabilities = None if predictions is None else probabilities_for(dataset, predictions)
+    found = audit(dataset, progress=progress, predictions=probabilities)
     document = found.to_dict()
     findings = [f"{finding.severity:<8} {finding.text}" for finding in found.findings]
     lines = findings[:_SHOWN_FINDINGS]
@@ -255,7 +255,7 @@ def run_adoption(
 
 
 def _refuse_unread(source: Source, config: AdoptConfig) -> None:
-    """Refuse a setting that was changed and that the data set does not read."""
+    """Reject a setting that was changed and that the data set does not read."""
     default = AdoptConfig()
     for other in SOURCES.values():
         for name in other.options:

@@ -257,7 +257,7 @@ def _check(request: PlanRequest) -> None:
 
 
 def _check_scale(request: PlanRequest, saved: SavedEvaluation) -> None:
-    """Refuse options that need a probability, or a model, if the evaluation has none.
+    """Reject options that need a probability, or a model, if the evaluation has none.
 
     Raises:
         UsageError: names the option.

@@ -1,4 +1,4 @@
-"""Images fetched from a DICOMweb server, reports stored to it: nothing lost, nothing told twice."""
+"""Images fetched from a DICOMweb server, reports stored to it: none lost, none stored twice."""
 
 from __future__ import annotations
 
@@ -56,29 +56,29 @@ def events(spool: Path, name: str) -> list[dict[str, Any]]:
     return [line for line in audited(spool) if line["event"] == name]
 
 
-def wanted(film: bytes) -> Found:
-    dataset = dcmread(BytesIO(film))
+def wanted(image: bytes) -> Found:
+    dataset = dcmread(BytesIO(image))
     return Found(dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID)
 
 
 def test_each_image_is_fetched_once_and_its_reports_are_in_its_study(tmp_path: Path) -> None:
-    films = [xray_bytes(k) for k in range(3)] + [xray_bytes(4, Modality="MG")]
-    with dicomweb_server(films, most=2) as server, running(tmp_path, server):
-        until(lambda: len(server.stored) == 6, "reports of three films")
+    images = [xray_bytes(k) for k in range(3)] + [xray_bytes(4, Modality="MG")]
+    with dicomweb_server(images, most=2) as server, running(tmp_path, server):
+        until(lambda: len(server.stored) == 6, "reports of three images")
         searches = len(server.asked)
         until(lambda: len(server.asked) > searches + 4, "more searches")
         assert len(server.stored) == 6
     studies = Counter(dcmread(BytesIO(c)).StudyInstanceUID for _, c in server.stored)
-    assert studies == {wanted(film).study: 2 for film in films[:3]}
+    assert studies == {wanted(image).study: 2 for image in images[:3]}
     fetched = [line for line in server.asked if "/series/" in line]
     assert len(fetched) == len(set(fetched)) == 3
     assert not list((tmp_path / "incoming").iterdir())
     assert not list((tmp_path / "outgoing").iterdir())
     # What is audited says nothing of anyone.
     text = (tmp_path / "audit.jsonl").read_text()
-    for film in films[:3]:
-        dataset = dcmread(BytesIO(film))
-        for word in (str(dataset.PatientName), dataset.PatientID, *(vars_of(wanted(film)))):
+    for image in images[:3]:
+        dataset = dcmread(BytesIO(image))
+        for word in (str(dataset.PatientName), dataset.PatientID, *(vars_of(wanted(image)))):
             assert word not in text
 
 
@@ -94,7 +94,7 @@ def test_images_of_old_studies_are_left_where_they_are(tmp_path: Path) -> None:
         dicomweb_server([xray_bytes(1), new]) as server,
         running(tmp_path, server, dicomweb_days=1),
     ):
-        until(lambda: len(server.stored) == 2, "reports of today's film")
+        until(lambda: len(server.stored) == 2, "reports of today's image")
     assert {dcmread(BytesIO(c)).StudyInstanceUID for _, c in server.stored} == {wanted(new).study}
 
 
@@ -145,7 +145,7 @@ def test_a_server_that_is_away_costs_no_report(tmp_path: Path, fault: int) -> No
     assert not events(tmp_path, "given up")
 
 
-def test_an_answer_that_never_came_sends_the_same_bytes_again(tmp_path: Path) -> None:
+def test_a_response_that_never_came_sends_the_same_bytes_again(tmp_path: Path) -> None:
     with dicomweb_server([xray_bytes(1)], faults=[0]) as server, running(tmp_path, server) as node:
         until(lambda: node.spool.count("reports", "sent") == 2, "both reports")
     assert len(server.stored) == 3
@@ -236,7 +236,7 @@ def test_a_token_comes_from_a_file_or_the_environment(
         ("http://pacs.example/dicom-web", "", False),
     ],
 )
-def test_a_token_that_goes_unencrypted_is_told(
+def test_a_token_that_goes_unencrypted_is_reported(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     url: str,
@@ -250,11 +250,11 @@ def test_a_token_that_goes_unencrypted_is_told(
 
 
 def test_an_image_is_the_same_byte_for_byte_and_no_larger_than_allowed() -> None:
-    film = xray_bytes(1)
-    with dicomweb_server([film]) as server:
+    image = xray_bytes(1)
+    with dicomweb_server([image]) as server:
         client = DicomWeb(NodeConfig(dicomweb=server.url))
-        assert client.retrieve(wanted(film), len(film)) == film
-        for gone, most in ((wanted(xray_bytes(2)), 1 << 20), (wanted(film), len(film) - 1)):
+        assert client.retrieve(wanted(image), len(image)) == image
+        for gone, most in ((wanted(xray_bytes(2)), 1 << 20), (wanted(image), len(image) - 1)):
             with pytest.raises(NotAvailableError):
                 client.retrieve(gone, most)
         client.close()
@@ -262,8 +262,8 @@ def test_an_image_is_the_same_byte_for_byte_and_no_larger_than_allowed() -> None
 
 @pytest.mark.parametrize("uid", ["../../admin", "1.2/3", "", "1" * 65, 12])
 def test_a_uid_that_is_none_gets_into_no_address(uid: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    film = xray_bytes(1)
-    with dicomweb_server([film]) as server:
+    image = xray_bytes(1)
+    with dicomweb_server([image]) as server:
         monkeypatch.setattr(
             "support.fake_dicomweb.json.dumps",
             lambda rows: (

@@ -1,4 +1,4 @@
-"""What is wrong with one image or report stays with it: the others go on, and it is told of."""
+"""What is wrong with one image or report stays with it: the others go on, and it is reported."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def running(spool: Path, **settings: Any) -> Iterator[Node]:
         node.stop()
 
 
-def uid_of(film: bytes) -> str:
-    return str(dcmread(BytesIO(film)).SOPInstanceUID)
+def uid_of(image: bytes) -> str:
+    return str(dcmread(BytesIO(image)).SOPInstanceUID)
 
 
 def queued(folder: Path, count: int) -> list[Path]:
@@ -196,9 +196,9 @@ def test_a_destination_that_breaks_off_at_one_report_gets_the_others(
 
 
 def test_a_server_that_fails_for_one_image_gives_the_others(tmp_path: Path) -> None:
-    films = [xray_bytes(k) for k in range(5)]
+    images = [xray_bytes(k) for k in range(5)]
     with (
-        dicomweb_server(films, broken={uid_of(films[1])}) as server,
+        dicomweb_server(images, broken={uid_of(images[1])}) as server,
         running(tmp_path, dicomweb=server.url, most_refusals=3) as node,
     ):
         until(lambda: len(server.stored) == 8, "reports of four")
@@ -210,9 +210,9 @@ def test_a_server_that_fails_for_one_image_gives_the_others(tmp_path: Path) -> N
 
 
 def test_a_server_that_fails_for_one_report_takes_the_others(tmp_path: Path) -> None:
-    films = [xray_bytes(k) for k in range(5)]
+    images = [xray_bytes(k) for k in range(5)]
     with (
-        dicomweb_server(films, broken_reports={0}) as server,
+        dicomweb_server(images, broken_reports={0}) as server,
         running(tmp_path, dicomweb=server.url, most_refusals=3) as node,
     ):
         until(lambda: len(server.stored) == 9, "nine reports")
@@ -221,13 +221,13 @@ def test_a_server_that_fails_for_one_report_takes_the_others(tmp_path: Path) -> 
 
 
 def test_an_image_that_drips_holds_up_neither_the_others_nor_the_stop(tmp_path: Path) -> None:
-    films = [xray_bytes(k) for k in range(4)]
-    with dicomweb_server(films, dripping={uid_of(films[0])}) as server:
+    images = [xray_bytes(k) for k in range(4)]
+    with dicomweb_server(images, dripping={uid_of(images[0])}) as server:
         with running(tmp_path, dicomweb=server.url, dimse_timeout=1.0):
             until(lambda: len(server.stored) == 6, "reports of three")
         # One with a long time-out, stopped in the middle of it.
         with running(tmp_path / "b", dicomweb=server.url, dimse_timeout=3600.0, grace=0.2):
-            until(lambda: any(uid_of(films[0]) in line for line in server.asked), "a request")
+            until(lambda: any(uid_of(images[0]) in line for line in server.asked), "a request")
     assert "ReadTimeout" in {line.get("why") for line in audited(tmp_path)}
 
 
@@ -245,8 +245,8 @@ def stored_as(port: int, dataset: Dataset, uid: str) -> C_STORE:
     association._reactor_checkpoint.clear()
     try:
         association.dimse.send_msg(request, context.context_id)
-        _, answer = association.dimse.get_msg(block=True)
-        return answer
+        _, response = association.dimse.get_msg(block=True)
+        return response
     finally:
         association._reactor_checkpoint.set()
         association.release()
@@ -265,7 +265,7 @@ def test_the_uid_of_the_message_is_that_of_the_data_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [None, "", ["1.2", "1.3"]])
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
-def test_an_image_without_study_or_series_is_refused_and_its_sender_told(
+def test_an_image_without_study_or_series_is_rejected_and_its_sender_informed(
     tmp_path: Path, keyword: str, value: Any
 ) -> None:
     dataset = dcmread(BytesIO(xray_bytes(1)))
@@ -285,7 +285,7 @@ def test_an_image_without_study_or_series_is_refused_and_its_sender_told(
     assert why == [f"its data set states no {keyword}"]
 
 
-def test_a_header_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
+def test_a_header_that_can_not_be_read_is_rejected(tmp_path: Path) -> None:
     dataset = dcmread(BytesIO(xray_bytes(1)))
     dataset.add_new(0x00190010, "UT", "broken")
     content = encode(dataset, False, True) or b""
@@ -311,9 +311,9 @@ def test_an_image_of_a_web_server_without_a_study_is_set_aside(
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"])
 def test_the_uids_are_found_in_every_encoding(syntax: str) -> None:
-    film = dcmread(BytesIO(xray_bytes(1)))
-    uids = StatedUids(film.SOPInstanceUID, film.StudyInstanceUID, film.SeriesInstanceUID)
-    assert stated_uids(dicom(film, syntax)) == uids
+    image = dcmread(BytesIO(xray_bytes(1)))
+    uids = StatedUids(image.SOPInstanceUID, image.StudyInstanceUID, image.SeriesInstanceUID)
+    assert stated_uids(dicom(image, syntax)) == uids
     assert stated_uids(b"").sop == ""
     assert stated_uids(os.urandom(3000)).sop == ""
 
@@ -331,7 +331,7 @@ def test_a_broken_copy_does_not_stand_in_the_way_of_the_good_one(tmp_path: Path)
     assert reasons == ["truncated", None]
 
 
-def test_a_disk_that_is_full_costs_no_half_line_and_tells_the_sender(
+def test_a_disk_that_is_full_costs_no_half_line_and_the_sender_is_informed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = Audit(tmp_path / "audit.jsonl")
@@ -389,7 +389,7 @@ def test_a_spool_of_the_version_before_goes_on(tmp_path: Path) -> None:
     (report,) = spool.due(1.0, 9)
     assert (report.path.read_bytes(), report.refusals, report.sha256) == (b"y", 3, "")
     spool.check(report)
-    assert [film.number for film in spool.take(9)] == [2]
+    assert [image.number for image in spool.take(9)] == [2]
     assert spool.count("reports", "set aside") == 1
     spool.close()
     again = Spool(tmp_path, "m", sending=True)
@@ -397,7 +397,7 @@ def test_a_spool_of_the_version_before_goes_on(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_damaged_queue_is_said_and_a_lost_one_loses_no_image(tmp_path: Path) -> None:
+def test_a_damaged_queue_is_reported_and_a_lost_one_loses_no_image(tmp_path: Path) -> None:
     (file,) = queued(tmp_path, 1)
     (tmp_path / "queue.sqlite").write_bytes(b"no database" * 100)
     for name in ("queue.sqlite-wal", "queue.sqlite-shm"):

@@ -45,16 +45,16 @@ def served(port: int) -> bool:
     association = modality().associate(ADDRESS, port, ae_title="PNEUMOSCOPE")
     if not association.is_established:
         return False
-    answer = association.send_c_store(dcmread(BytesIO(xray_bytes(1))))
+    response = association.send_c_store(dcmread(BytesIO(xray_bytes(1))))
     association.release()
-    return bool(answer.get("Status") == 0)
+    return bool(response.get("Status") == 0)
 
 
 def test_idle_sockets_do_not_keep_others_out(tmp_path: Path) -> None:
     with running(tmp_path, associations=20) as node, ExitStack() as idle:
         for _ in range(20):
             idle.enter_context(socket.create_connection((ADDRESS, node.port)))
-        until(lambda: served(node.port), "a film being taken beside 20 idle sockets")
+        until(lambda: served(node.port), "an image being taken beside 20 idle sockets")
 
 
 def test_half_a_message_does_not_hold_its_place(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_half_a_message_does_not_hold_its_place(tmp_path: Path) -> None:
         socket.create_connection((ADDRESS, node.port)) as caller,
     ):
         caller.sendall(half)
-        until(lambda: served(node.port), "a film being taken beside half a message")
+        until(lambda: served(node.port), "an image being taken beside half a message")
 
 
 def test_a_request_that_announces_gigabytes_is_cut_off(tmp_path: Path) -> None:

@@ -46,12 +46,12 @@ def samples(text: str) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def test_counts_are_told_and_no_patient(tmp_path: Path) -> None:
-    films = [xray_bytes(1), xray_bytes(2, BodyPartExamined="HAND"), xray_bytes(1)]
+def test_counts_are_reported_and_no_patient(tmp_path: Path) -> None:
+    images = [xray_bytes(1), xray_bytes(2, BodyPartExamined="HAND"), xray_bytes(1)]
     with archive() as kept:
         forward = f"ARCHIVE@127.0.0.1:{kept.port}"
         with running(tmp_path, forward=forward) as (node, port):
-            assert send(node.port, films) == [0, 0, 0]
+            assert send(node.port, images) == [0, 0, 0]
             until(lambda: node.spool.count("reports", "sent") == 3, "all reports being sent")
             assert asked(port, "/healthz") == (200, "ok\n")
             status, text = asked(port, "/metrics")
@@ -70,7 +70,7 @@ def test_counts_are_told_and_no_patient(tmp_path: Path) -> None:
     assert found["pneumoscope_node_healthy"] == 1
     assert found["pneumoscope_node_oldest_waiting_seconds"] == 0
     assert found["pneumoscope_node_spool_free_bytes"] > 0
-    for secret in ("FILM", "P-000", "19600704", "20240229", "HAND", "1.2.826", "MODALITY", "A1"):
+    for secret in ("XRAY", "P-000", "19600704", "20240229", "HAND", "1.2.826", "MODALITY", "A1"):
         assert secret not in text, secret
 
 
@@ -137,7 +137,7 @@ def test_idle_clients_do_not_keep_others_out(
         until(served, "a response beside 20 idle sockets")
 
 
-def test_it_is_off_by_default_and_says_when_its_port_is_taken(tmp_path: Path) -> None:
+def test_it_is_off_by_default_and_states_when_its_port_is_taken(tmp_path: Path) -> None:
     assert NodeConfig().status_port == 0
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

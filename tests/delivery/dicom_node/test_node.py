@@ -34,7 +34,7 @@ from pneumoscope.inference.engine import Outputs
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.workflows.services import node_retry, node_status
 from support.dicom_peers import Archive, archive, audited, modality, send, until
-from support.dicom_reports import MANIFEST, BrightnessBackend, answered, predictor, xray_bytes
+from support.dicom_reports import MANIFEST, BrightnessBackend, predicted, predictor, xray_bytes
 from support.image_files import dicom
 
 
@@ -57,9 +57,9 @@ def sent(kept: Archive, count: int) -> None:
 
 
 def test_each_image_becomes_a_report_and_a_capture_in_its_study(tmp_path: Path) -> None:
-    films = [xray_bytes(k) for k in range(3)]
+    images = [xray_bytes(k) for k in range(3)]
     with archive() as kept, running(tmp_path, kept) as node:
-        assert send(node.port, films) == [0, 0, 0]
+        assert send(node.port, images) == [0, 0, 0]
         sent(kept, 6)
     studies: dict[str, list[str]] = {}
     for dataset in kept.datasets:
@@ -73,7 +73,7 @@ def test_each_image_becomes_a_report_and_a_capture_in_its_study(tmp_path: Path) 
     assert list((tmp_path / "outgoing").iterdir()) == []
 
 
-def test_it_answers_an_echo_and_takes_no_ct(tmp_path: Path) -> None:
+def test_it_responds_to_an_echo_and_takes_no_ct(tmp_path: Path) -> None:
     with running(tmp_path, None) as node:
         association = modality().associate("127.0.0.1", node.port, ae_title="PNEUMOSCOPE")
         assert association.send_c_echo().Status == 0
@@ -83,7 +83,7 @@ def test_it_answers_an_echo_and_takes_no_ct(tmp_path: Path) -> None:
     assert "CT Image Storage" not in accepted
 
 
-def test_an_image_that_comes_again_is_not_answered_again(tmp_path: Path) -> None:
+def test_an_image_that_comes_again_is_not_scored_again(tmp_path: Path) -> None:
     with archive() as kept, running(tmp_path, kept) as node:
         assert send(node.port, [xray_bytes(1), xray_bytes(1)]) == [0, 0]
         sent(kept, 2)
@@ -113,7 +113,7 @@ def test_heatmaps_that_an_archive_routes_back_are_not_scored(tmp_path: Path) -> 
     assert (events.count("own object"), events.count("received")) == (3, 2)
 
 
-def test_it_knows_an_image_again_after_a_restart_and_answers_anew_with_another_model(
+def test_it_recognises_an_image_after_a_restart_and_scores_it_anew_with_another_model(
     tmp_path: Path,
 ) -> None:
     with archive() as kept:
@@ -173,12 +173,12 @@ def test_a_destination_that_is_away_gets_everything_when_it_is_back(tmp_path: Pa
 
 def test_a_report_that_is_refused_is_tried_again_and_then_given_up(tmp_path: Path) -> None:
     # PS3.4 B.2.3: A700 out of resources, A900 data set does not match, B000 stored with a remark.
-    with archive(answers=[0xA700, 0xA900, 0, 0]) as kept, running(tmp_path, kept) as node:
+    with archive(statuses=[0xA700, 0xA900, 0, 0]) as kept, running(tmp_path, kept) as node:
         send(node.port, [xray_bytes(1)])
         sent(kept, 2)
         until(lambda: node.spool.count("reports", "sent") == 2, "both being sent")
     with (
-        archive(answers=[0xA900] * 4) as kept,
+        archive(statuses=[0xA900] * 4) as kept,
         running(tmp_path, kept, most_refusals=2) as node,
     ):
         send(node.port, [xray_bytes(2)])
@@ -196,37 +196,37 @@ def test_a_destination_that_takes_implicit_vr_only_gets_that(tmp_path: Path) -> 
     assert {d.file_meta.TransferSyntaxUID for d in kept.datasets} == {ImplicitVRLittleEndian}
 
 
-def test_images_without_an_answer_get_a_report_that_says_so(tmp_path: Path) -> None:
+def test_images_without_a_prediction_get_a_report_that_states_it(tmp_path: Path) -> None:
     blank = np.zeros((64, 56), np.uint16)
     hand = xray_bytes(2, BodyPartExamined="HAND")
     homeless = xray_bytes(3, StudyInstanceUID=None)
     with archive() as kept, running(tmp_path, kept) as node:
-        films = [xray_bytes(1, samples=blank), hand, homeless]
-        assert send(node.port, films) == [0, 0, 0xA900]
+        images = [xray_bytes(1, samples=blank), hand, homeless]
+        assert send(node.port, images) == [0, 0, 0xA900]
         sent(kept, 2)
-        until(lambda: node.spool.count("films", "answered") == 2, "both being answered")
+        until(lambda: node.spool.count("films", "answered") == 2, "both being scored")
     assert {d.SOPClassUID for d in kept.datasets} == {Comprehensive3DSRStorage}
     reasons = {line["reason"] for line in audited(tmp_path) if line["event"] == "answered"}
     assert reasons == {"blank", "wrong_body_part"}
     (turned_away,) = [line for line in audited(tmp_path) if line["event"] == "turned away"]
     assert turned_away["why"] == "its data set states no StudyInstanceUID"
-    # One that a spool holds from before this was refused gets no report, and the reason is kept.
+    # One that a spool holds from before this was rejected gets no report, and the reason is kept.
     path = tmp_path / "homeless.dcm"
     path.write_bytes(homeless)
-    made = made_reports(Reporter(MANIFEST), path, answered(xray_bytes(3)))
+    made = made_reports(Reporter(MANIFEST), path, predicted(xray_bytes(3)))
     assert made is Reason.CORRUPT
 
 
 def test_the_audit_has_no_word_about_a_patient(tmp_path: Path) -> None:
-    film = xray_bytes(1)
+    image = xray_bytes(1)
     with archive() as kept, running(tmp_path, kept) as node:
-        send(node.port, [film, xray_bytes(2, BodyPartExamined="HAND", PatientName="SECRET^NAME")])
+        send(node.port, [image, xray_bytes(2, BodyPartExamined="HAND", PatientName="SECRET^NAME")])
         sent(kept, 3)
     text = (tmp_path / "audit.jsonl").read_text()
     events = [line["event"] for line in audited(tmp_path)]
     for event in ("started", "received", "answered", "sent", "stopped"):
         assert event in events
-    for secret in ("FILM", "SECRET", "P-000", "19600704", "20240229", "HAND", "1.2.826"):
+    for secret in ("XRAY", "SECRET", "P-000", "19600704", "20240229", "HAND", "1.2.826"):
         assert secret not in text, secret
 
 
@@ -255,7 +255,7 @@ def test_one_node_to_a_spool(tmp_path: Path) -> None:
         Node(NodeConfig(port=0, spool=str(tmp_path)), predictor())
 
 
-def test_a_port_in_use_is_said_and_the_spool_is_free_again(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_and_the_spool_is_free_again(tmp_path: Path) -> None:
     with running(tmp_path / "a", None) as node:
         config = NodeConfig(port=node.port, spool=str(tmp_path / "b"))
         with pytest.raises(UsageError, match="can't be listened on"):
@@ -273,7 +273,7 @@ def test_a_part_that_fails_ends_the_node(tmp_path: Path) -> None:
         send(node.port, [xray_bytes(1)])
         with pytest.raises(RuntimeError, match="broken"):
             node.run(threading.Event())
-    # What was acknowledged is answered by the next one.
+    # What was acknowledged is scored by the next one.
     with archive() as kept, running(tmp_path, kept):
         sent(kept, 2)
 

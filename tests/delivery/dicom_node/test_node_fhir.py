@@ -30,7 +30,7 @@ from pneumoscope.errors import Reason, UsageError
 from pneumoscope.workflows.services import node_retry, node_status
 from support import node_process
 from support.dicom_peers import archive, audited, send, send_until_acknowledged, until
-from support.dicom_reports import MANIFEST, answered, predictor, xray_bytes
+from support.dicom_reports import MANIFEST, predicted, predictor, xray_bytes
 from support.fake_fhir import FhirServer, fhir_server
 from support.free_port import free_port
 
@@ -76,7 +76,7 @@ def test_each_result_is_posted_once_beside_its_dicom_reports(tmp_path: Path) -> 
     }
 
 
-def test_a_bundle_that_is_refused_is_set_aside_shown_and_tried_again(tmp_path: Path) -> None:
+def test_a_bundle_that_is_rejected_is_set_aside_shown_and_tried_again(tmp_path: Path) -> None:
     with (
         fhir_server(refused=[b"P-0001"]) as server,
         running(tmp_path, server, most_refusals=3) as node,
@@ -220,7 +220,7 @@ def test_values_that_fhir_does_not_allow_are_left_out(
     monkeypatch.setattr(fhir, "_bundle", strict)
     path = tmp_path / "image.dcm"
     path.write_bytes(xray_bytes(1))
-    made = scorer.made_reports(Reporter(MANIFEST), path, answered(xray_bytes(1)), True)
+    made = scorer.made_reports(Reporter(MANIFEST), path, predicted(xray_bytes(1)), True)
     assert not isinstance(made, Reason)
     assert [item.kind for item in made] == ["report", "capture", "fhir"]
     report = json.loads(made[2].content)["entry"][0]["resource"]
@@ -240,6 +240,6 @@ def test_values_that_fhir_does_not_allow_are_left_out(
     ],
 )
 def test_settings_that_cannot_be(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said) as refused:
+    with pytest.raises(UsageError, match=said) as rejected:
         Node(NodeConfig(port=0, spool=str(tmp_path), **settings), predictor())
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(rejected.value)

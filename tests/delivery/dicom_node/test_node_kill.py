@@ -1,4 +1,4 @@
-"""A node killed while images arrive: what it acknowledged is answered, and nothing twice."""
+"""A node killed while images arrive: what it acknowledged is scored, and nothing twice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.dicom_peers import archive, audited, modality, send, send_until_ack
 from support.dicom_reports import predictor, xray_bytes
 from support.free_port import free_port
 
-FILMS = 20
+IMAGES = 20
 KILLED_AFTER = 8
 
 
@@ -38,36 +38,36 @@ def listening(port: int) -> bool:
 
 def test_sigkill_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     port = free_port()
-    films = [xray_bytes(k) for k in range(FILMS)]
+    images = [xray_bytes(k) for k in range(IMAGES)]
     acknowledged: list[int] = []
     over = threading.Event()
     with archive() as kept:
         settings = {"port": port, "forward": f"A@127.0.0.1:{kept.port}", "spool": str(tmp_path)}
         node = node_process.start(**settings)
         sender = threading.Thread(
-            target=send_until_acknowledged, args=(port, films, acknowledged.append, over)
+            target=send_until_acknowledged, args=(port, images, acknowledged.append, over)
         )
         sender.start()
         try:
-            until(lambda: len(acknowledged) >= KILLED_AFTER, "films being acknowledged")
+            until(lambda: len(acknowledged) >= KILLED_AFTER, "images being acknowledged")
             node.kill()
             assert node.wait() == -signal.SIGKILL
             node = node_process.start(**settings)
-            until(lambda: len({uid for uid, _ in kept.received}) == 2 * FILMS, "all reports")
+            until(lambda: len({uid for uid, _ in kept.received}) == 2 * IMAGES, "all reports")
         finally:
             over.set()
             sender.join()
             node.terminate()
             ended = node.wait(30)
     assert ended == 0
-    assert sorted(acknowledged) == list(range(FILMS))
+    assert sorted(acknowledged) == list(range(IMAGES))
     # Sent again is at most what was on its way when the kill came: the same bytes, the same UID.
     times = Counter(uid for uid, _ in kept.received)
-    assert sum(times.values()) <= 2 * FILMS + 1
-    assert len(set(kept.received)) == 2 * FILMS
-    answered = Counter(x["film"] for x in audited(tmp_path) if x["event"] == "answered")
-    assert len(answered) >= FILMS - 1  # the kill may have cost one line, between row and line
-    assert max(answered.values()) == 1
+    assert sum(times.values()) <= 2 * IMAGES + 1
+    assert len(set(kept.received)) == 2 * IMAGES
+    scored = Counter(x["film"] for x in audited(tmp_path) if x["event"] == "answered")
+    assert len(scored) >= IMAGES - 1  # the kill may have cost one line, between row and line
+    assert max(scored.values()) == 1
 
 
 def test_a_kill_between_sending_and_its_row_sends_the_same_bytes_again(
@@ -106,9 +106,9 @@ def test_sigterm_ends_what_was_begun_and_keeps_the_rest(tmp_path: Path) -> None:
         association = modality().associate("127.0.0.1", port, ae_title="PNEUMOSCOPE")
         node.terminate()
         # The association that was there may still end what it began.
-        answer = association.send_c_store(dcmread(BytesIO(xray_bytes(1))))
+        response = association.send_c_store(dcmread(BytesIO(xray_bytes(1))))
         association.release()
-        assert answer.Status == 0
+        assert response.Status == 0
     finally:
         node.terminate()
         assert node.wait(30) == 0

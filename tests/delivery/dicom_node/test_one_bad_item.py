@@ -34,12 +34,12 @@ from pneumoscope.delivery.dicom_node.spool import MISSING, Spool
 from pneumoscope.delivery.dicom_report.objects import Reporter
 from pneumoscope.workflows.services import node_status
 from support.dicom_peers import audited, modality, until
-from support.dicom_reports import MANIFEST, answered, predictor, xray_bytes
+from support.dicom_reports import MANIFEST, predicted, predictor, xray_bytes
 from support.fake_dicomweb import DicomWebServer, dicomweb_server
 
 
-def uid_of(film: bytes) -> str:
-    return str(dcmread(BytesIO(film), stop_before_pixels=True).SOPInstanceUID)
+def uid_of(image: bytes) -> str:
+    return str(dcmread(BytesIO(image), stop_before_pixels=True).SOPInstanceUID)
 
 
 def store_as_it_is(port: int, like: Any, body: bytes) -> int:
@@ -77,7 +77,7 @@ def test_an_image_of_which_no_report_can_be_made_is_set_aside_and_shown(tmp_path
         assert document["films_set_aside"] == 1
         assert "no report can be made: corrupt" in text
         assert len(list((tmp_path / "incoming").iterdir())) == 1  # its file is kept
-        # Sent again it is tried again, not taken for one that was answered.
+        # Sent again it is tried again, not taken for one that was scored.
         assert store_as_it_is(node.port, image, body) == 0
         until(lambda: len(set_aside(tmp_path)) == 2, "the image being set aside again")
     finally:
@@ -114,9 +114,9 @@ def polling(folder: Path, server: DicomWebServer, **settings: Any) -> Iterator[S
 
 
 def test_images_that_a_server_never_gives_do_not_keep_the_others(tmp_path: Path) -> None:
-    films = [xray_bytes(k) for k in range(8)]
-    broken = {uid_of(film) for film in films[:3]}
-    with dicomweb_server(films, broken=broken) as server, polling(tmp_path, server) as spool:
+    images = [xray_bytes(k) for k in range(8)]
+    broken = {uid_of(image) for image in images[:3]}
+    with dicomweb_server(images, broken=broken) as server, polling(tmp_path, server) as spool:
         until(lambda: spool.count("films", "waiting") == 5, "the good ones being fetched")
         until(lambda: spool.count("fetches", "set aside") == 3, "the others being set aside")
         found = status.aside(spool.queue)
@@ -124,8 +124,8 @@ def test_images_that_a_server_never_gives_do_not_keep_the_others(tmp_path: Path)
 
 
 def test_a_row_without_uids_costs_that_row_alone(tmp_path: Path) -> None:
-    films = [xray_bytes(k) for k in range(4)]
-    with dicomweb_server(films, without_series={1}) as server, polling(tmp_path, server) as spool:
+    images = [xray_bytes(k) for k in range(4)]
+    with dicomweb_server(images, without_series={1}) as server, polling(tmp_path, server) as spool:
         until(lambda: spool.count("films", "waiting") == 3, "the others being fetched")
         searches = len(server.asked)
         until(lambda: len(server.asked) > searches + 4, "further searches")
@@ -134,29 +134,29 @@ def test_a_row_without_uids_costs_that_row_alone(tmp_path: Path) -> None:
 
 
 def test_a_fetch_that_ends_the_program_is_given_up_without_another_try(tmp_path: Path) -> None:
-    films = [xray_bytes(k) for k in range(2)]
+    images = [xray_bytes(k) for k in range(2)]
     with closing(Spool(tmp_path, "m", sending=True)) as spool:
         for _ in range(MOST_ATTEMPTS):  # killed while each was under way
-            spool.begin_fetch(uid_of(films[0]))
-    with dicomweb_server(films) as server, polling(tmp_path, server) as spool:
+            spool.begin_fetch(uid_of(images[0]))
+    with dicomweb_server(images) as server, polling(tmp_path, server) as spool:
         until(lambda: spool.count("films", "waiting") == 1, "the other being fetched")
         until(lambda: spool.count("fetches", "set aside") == 1, "the first being set aside")
         (found,) = status.aside(spool.queue)
     assert found.why == "ended the program"
-    assert not [line for line in server.asked if line.endswith(uid_of(films[0]))]
+    assert not [line for line in server.asked if line.endswith(uid_of(images[0]))]
 
 
 def test_an_image_whose_file_was_lost_is_fetched_again(tmp_path: Path) -> None:
-    film = xray_bytes(1)
+    xray = xray_bytes(1)
     with closing(Spool(tmp_path, "m", sending=True)) as spool:
-        spool.receive(uid_of(film), film, 9, 0)
+        spool.receive(uid_of(xray), xray, 9, 0)
         (image,) = spool.take(1)
         image.path.unlink()
         spool.set_aside(image, MISSING)
-        assert spool.fetchable(uid_of(film), time.time())
-        found, number = spool.receive(uid_of(film), film, 9, 0)
+        assert spool.fetchable(uid_of(xray), time.time())
+        found, number = spool.receive(uid_of(xray), xray, 9, 0)
         assert (found, number) == ("again", image.number)
-        assert not spool.fetchable(uid_of(film), time.time())
+        assert not spool.fetchable(uid_of(xray), time.time())
 
 
 @contextmanager
@@ -216,13 +216,13 @@ def _drip(peer: socket.socket) -> None:
 
 
 def test_a_destination_that_drips_is_left_and_can_be_cut(tmp_path: Path) -> None:
-    film = xray_bytes(1)
+    xray = xray_bytes(1)
     config = NodeConfig(spool=str(tmp_path), acse_timeout=0.3, network_timeout=5.0)
     spool, audit = Spool(tmp_path, "m", sending=True), Audit(tmp_path / "audit.jsonl")
     with speaking(_drip) as port, closing(spool), closing(audit):
-        spool.receive(uid_of(film), film, 9, 0)
+        spool.receive(uid_of(xray), xray, 9, 0)
         (image,) = spool.take(1)
-        spool.answered(image, Reporter(MANIFEST).objects(film, answered(film)))
+        spool.answered(image, Reporter(MANIFEST).objects(xray, predicted(xray)))
         sender = StoreSender(config, Peer("A", "127.0.0.1", port), spool, audit)
         assert not sender.send_all(spool.due(time.time(), 9), threading.Event())
         assert {item.refusals for item in spool.due(time.time(), 9)} == {0}

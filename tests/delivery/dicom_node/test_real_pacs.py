@@ -43,7 +43,7 @@ def test_orthanc_shows_the_reports_in_the_studies_of_the_images(tmp_path: Path) 
 
 
 @needs("Orthanc", "dciodvfy", "unshare", "ip")
-def test_orthanc_is_searched_and_told_by_dicomweb(tmp_path: Path) -> None:
+def test_orthanc_is_searched_and_stored_to_by_dicomweb(tmp_path: Path) -> None:
     if not isolated():
         pytest.skip("no network namespace of its own is allowed here (unshare -n)")
     if not Path(real_dicomweb.PLUGIN).exists():

@@ -1,4 +1,4 @@
-"""`node results`: what a node answered, as a table that can be joined with readings."""
+"""`node results`: what a node predicted, as a table that can be joined with readings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pneumoscope.delivery.dicom_node.status import (
 )
 from pneumoscope.delivery.dicom_report.objects import Reporter
 from support.dicom_peers import send, until
-from support.dicom_reports import MANIFEST, answered, predictor, xray_bytes
+from support.dicom_reports import MANIFEST, predicted, predictor, xray_bytes
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -38,13 +38,13 @@ def test_results_can_be_had_while_the_node_runs(tmp_path: Path) -> None:
     node = Node(config, predictor(ages=(1, 5)))
     common: dict[str, Any] = {"StudyDate": "20260907", "PatientBirthDate": None}
     try:
-        films = [
+        images = [
             xray_bytes(k, **common, AccessionNumber=f"A{k}", PatientAge=age)
             for k, age in enumerate((None, None, "030M"))
         ]
-        films.append(xray_bytes(3, AccessionNumber="A3", Modality="CT"))
-        assert send(node.port, films) == [0] * 4
-        until(lambda: node.spool.count("films", "answered") == 4, "four answers")
+        images.append(xray_bytes(3, AccessionNumber="A3", Modality="CT"))
+        assert send(node.port, images) == [0] * 4
+        until(lambda: node.spool.count("films", "answered") == 4, "four results")
         assert run(["node", "results", "--spool", str(spool), "--out", str(table), "-q"]) == 0
     finally:
         node.stop()
@@ -106,7 +106,7 @@ def test_wrong_usage(
 def test_two_images_under_one_uid_have_a_row_each(tmp_path: Path) -> None:
     content, reporter = xray_bytes(1), Reporter(MANIFEST)
     for sha256, probability in (("a", 0.2), ("b", 0.7), ("a", 0.3)):
-        result = answered(content, probability)
+        result = predicted(content, probability)
         made = reporter.objects(content, result)
         note_result(tmp_path, sha256, made, result.prediction, reporter.author)
     assert [row["probability"] for row in read_results(tmp_path)] == [0.3, 0.7]

@@ -25,7 +25,7 @@ def opened(folder: Path, model: str = "m", sending: bool = True) -> Spool:
     return Spool(folder, model, sending=sending)
 
 
-def keep(spool: Spool, uid: str, content: bytes = b"film") -> str:
+def keep(spool: Spool, uid: str, content: bytes = b"image") -> str:
     return spool.receive(uid, content, 100, 0)[0]
 
 
@@ -40,10 +40,10 @@ def names(folder: Path) -> set[str]:
 def test_an_image_goes_its_way(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     assert keep(spool, "1.1") == "new"
-    (film,) = spool.take(16)
-    assert film.path.read_bytes() == b"film"
-    assert spool.answered(film, [report("2.1"), report("2.2")]) == 2
-    assert not film.path.exists()
+    (image,) = spool.take(16)
+    assert image.path.read_bytes() == b"image"
+    assert spool.answered(image, [report("2.1"), report("2.2")]) == 2
+    assert not image.path.exists()
     first, second = spool.due(0.0, 10)
     assert first.path.read_bytes() == b"report"
     spool.sent(first)
@@ -86,25 +86,25 @@ def test_an_image_is_known_again_by_uid_and_content_for_the_same_model(tmp_path:
 
 def test_another_transfer_syntax_is_the_same_image(tmp_path: Path) -> None:
     spool = opened(tmp_path)
-    film = patient_xray()
+    image = patient_xray()
     for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
-        keep(spool, "1.1", dicom(film, syntax))
-    content = dicom(film)
+        keep(spool, "1.1", dicom(image, syntax))
+    content = dicom(image)
     sender = content.replace(b"PYDICOM", b"ANOTHER")  # in the file meta information
     assert sender != content
     assert keep(spool, "1.1", sender) == "known"
     assert len(spool.take(16)) == 1
-    film.PatientAge = "003Y"
-    assert keep(spool, "1.1", dicom(film)) == "other content"
+    image.PatientAge = "003Y"
+    assert keep(spool, "1.1", dicom(image)) == "other content"
     spool.close()
 
 
 def test_the_file_that_comes_again_may_have_another_transfer_syntax(tmp_path: Path) -> None:
-    spool, film = opened(tmp_path), patient_xray()
-    keep(spool, "1.1", dicom(film))
+    spool, xray = opened(tmp_path), patient_xray()
+    keep(spool, "1.1", dicom(xray))
     (image,) = spool.take(16)
     spool.set_aside(image, MISSING)
-    assert keep(spool, "1.1", dicom(film, ImplicitVRLittleEndian)) == "again"
+    assert keep(spool, "1.1", dicom(xray, ImplicitVRLittleEndian)) == "again"
     (image,) = spool.take(16)
     spool.check(image)  # against the digest of its own file
     spool.close()
@@ -168,9 +168,9 @@ def test_an_image_whose_lost_report_is_not_made_again_is_fetched_once(tmp_path: 
 
 def test_it_turns_images_away_when_it_is_full(tmp_path: Path) -> None:
     spool = opened(tmp_path)
-    assert spool.receive("1.1", b"film", 1, 0)[0] == "new"
-    assert spool.receive("1.2", b"film", 1, 0) == ("full", 0)
-    assert spool.receive("1.3", b"film", 9, 1 << 60) == ("full", 0)
+    assert spool.receive("1.1", b"image", 1, 0)[0] == "new"
+    assert spool.receive("1.2", b"image", 1, 0) == ("full", 0)
+    assert spool.receive("1.3", b"image", 9, 1 << 60) == ("full", 0)
     assert len(names(tmp_path / "incoming")) == 1
     spool.close()
 
@@ -192,13 +192,13 @@ def test_what_was_begun_and_not_ended_is_given_alone_after_the_others(tmp_path: 
     spool = opened(tmp_path)
     for uid in ("1.1", "1.2", "1.3"):
         keep(spool, uid)
-    assert [film.attempts for film in spool.take(2)] == [1, 1]
+    assert [image.attempts for image in spool.take(2)] == [1, 1]
     spool.close()  # as a kill would, with both begun
     again = opened(tmp_path)
-    assert [film.number for film in again.take(16)] == [3]
-    assert [(film.number, film.attempts) for film in again.take(16)] == [(1, 2)]
+    assert [image.number for image in again.take(16)] == [3]
+    assert [(image.number, image.attempts) for image in again.take(16)] == [(1, 2)]
     again.put_back([Incoming(1, tmp_path, 2)])
-    assert [(film.number, film.attempts) for film in again.take(16)] == [(1, 2)]
+    assert [(image.number, image.attempts) for image in again.take(16)] == [(1, 2)]
     again.close()
 
 
@@ -229,7 +229,7 @@ def test_a_kill_between_any_two_writes_of_reports_loses_and_doubles_nothing(
 ) -> None:
     spool = opened(tmp_path)
     keep(spool, "1.1")
-    (film,) = spool.take(1)
+    (image,) = spool.take(1)
     left = [writes]
     real = write_bytes
 
@@ -242,9 +242,9 @@ def test_a_kill_between_any_two_writes_of_reports_loses_and_doubles_nothing(
     monkeypatch.setattr(spooling, "write_bytes", dying)
     if writes < 2:
         with pytest.raises(Killed):
-            spool.answered(film, [report("2.1"), report("2.2")])
+            spool.answered(image, [report("2.1"), report("2.2")])
     else:
-        spool.answered(film, [report("2.1"), report("2.2")])
+        spool.answered(image, [report("2.1"), report("2.2")])
     spool.close()
     monkeypatch.undo()
     again = opened(tmp_path)

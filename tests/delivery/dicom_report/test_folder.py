@@ -31,8 +31,8 @@ def quick_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def films(tmp_path: Path) -> Path:
-    folder = tmp_path / "films"
+def xrays(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     folder.mkdir()
     (folder / "a.dcm").write_bytes(xray_bytes(1))
     (folder / "b.dcm").write_bytes(xray_bytes(2, Modality="CT"))
@@ -43,10 +43,10 @@ def films(tmp_path: Path) -> Path:
 
 
 def test_every_dicom_input_gets_a_report_and_every_other_one_a_note(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    xrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run(["predict", str(films), "--dicom-out", str(out), "--json"]) == 0
+    assert run(["predict", str(xrays), "--dicom-out", str(out), "--json"]) == 0
     shown = capsys.readouterr()
     document = json.loads(shown.out)
     told = document["dicom_out"]
@@ -68,9 +68,9 @@ def test_every_dicom_input_gets_a_report_and_every_other_one_a_note(
     assert names == {"a", "b", "e"}
 
 
-def test_a_repeated_run_writes_the_same_objects_again(films: Path, tmp_path: Path) -> None:
+def test_a_repeated_run_writes_the_same_objects_again(xrays: Path, tmp_path: Path) -> None:
     def uids() -> dict[str, str]:
-        assert run(["predict", str(films), "--dicom-out", str(tmp_path / "out"), "-q"]) == 0
+        assert run(["predict", str(xrays), "--dicom-out", str(tmp_path / "out"), "-q"]) == 0
         found = (tmp_path / "out").iterdir()
         return {path.name: str(dcmread(path).SOPInstanceUID) for path in found}
 
@@ -114,36 +114,36 @@ def test_two_images_with_one_uid_get_objects_of_their_own(tmp_path: Path) -> Non
     assert one == same != two
 
 
-def test_what_is_told_at_the_end(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_is_reported_at_the_end(
+    xrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(["predict", str(films), "--dicom-out", str(tmp_path / "out")])
+    run(["predict", str(xrays), "--dicom-out", str(tmp_path / "out")])
     assert "(3 reports, 2 captures, 2 inputs without)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_a_file_that_changed_meanwhile_gets_no_report(
-    films: Path, tmp_path: Path, refused: bool
+    xrays: Path, tmp_path: Path, refused: bool
 ) -> None:
     if refused:
-        (films / "a.dcm").write_bytes(xray_bytes(1, BodyPartExamined="HAND"))
+        (xrays / "a.dcm").write_bytes(xray_bytes(1, BodyPartExamined="HAND"))
     reports = ReportFolder(tmp_path / "out", MANIFEST)
-    answer = predictor().predict_file(films / "a.dcm")
-    assert answer.status == ("refused" if refused else "ok")
-    (films / "a.dcm").write_bytes(xray_bytes(9))
-    reports.add(answer)
+    result = predictor().predict_file(xrays / "a.dcm")
+    assert result.status == ("refused" if refused else "ok")
+    (xrays / "a.dcm").write_bytes(xray_bytes(9))
+    reports.add(result)
     assert reports.reports == 0
     assert "changed" in reports.notes[0][1]
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_without_the_extra_it_says_what_to_install(
-    films: Path,
+def test_without_the_extra_it_states_what_to_install(
+    xrays: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(util, "find_spec", lambda name: None)
-    assert run(["predict", str(films), "--dicom-out", str(tmp_path / "out")]) == 4
+    assert run(["predict", str(xrays), "--dicom-out", str(tmp_path / "out")]) == 4
     assert "pip install 'pneumoscope[dicom]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The picture of an answer, read back by pydicom and judged by dciodvfy; clauses as cited."""
+"""The picture of a result, read back by pydicom and judged by dciodvfy; clauses as cited."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from pneumoscope.delivery.dicom_report.source import Author
 from pneumoscope.inference.overlay import overlay_rgb
 from support.dicom_reports import (
     MANIFEST,
-    answered,
     judged_by_dciodvfy,
     needs,
     patient_xray,
+    predicted,
     xray_bytes,
 )
 from support.image_files import dicom, smooth_grey
 
 
 def capture_bytes(content: bytes) -> bytes:
-    made = Reporter(MANIFEST).objects(content, answered(content))
+    made = Reporter(MANIFEST).objects(content, predicted(content))
     assert [entry.kind for entry in made] == ["report", "capture"]
     return made[1].content
 
@@ -42,8 +42,8 @@ def capture(content: bytes) -> Dataset:
 
 def test_it_stands_in_the_image_s_study_and_names_the_image() -> None:
     # PS3.3 A.8.1; C.7.6.1.1.4: Source Image Sequence; C.8.6.1: drawn on a workstation.
-    film = patient_xray()
-    sc = capture(dicom(film))
+    image = patient_xray()
+    sc = capture(dicom(image))
     assert sc.SOPClassUID == SecondaryCaptureImageStorage
     assert (sc.Modality, sc.ConversionType) == ("OT", "WSD")
     assert sc.ImageType[0] == "DERIVED"
@@ -52,20 +52,20 @@ def test_it_stands_in_the_image_s_study_and_names_the_image() -> None:
         "StudyInstanceUID", "StudyID", "StudyDate", "AccessionNumber", "StudyDescription",
         "PatientOrientation", "BodyPartExamined",
     ):  # fmt: skip
-        assert sc[keyword].value == film[keyword].value, keyword
-    assert sc.SeriesInstanceUID != film.SeriesInstanceUID
+        assert sc[keyword].value == image[keyword].value, keyword
+    assert sc.SeriesInstanceUID != image.SeriesInstanceUID
     (source,) = sc.SourceImageSequence
-    assert source.ReferencedSOPInstanceUID == film.SOPInstanceUID
+    assert source.ReferencedSOPInstanceUID == image.SOPInstanceUID
     assert source.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
 
 
 def test_it_shows_the_overlay_whole_with_the_label_below() -> None:
     samples = smooth_grey(500, 512, 4095)
     content = xray_bytes(samples=samples)
-    answer = answered(content)
-    assert answer.image is not None
-    assert answer.cam is not None
-    overlay = overlay_rgb(answer.image.pixels, answer.cam, MANIFEST.preprocessing)
+    result = predicted(content)
+    assert result.image is not None
+    assert result.cam is not None
+    overlay = overlay_rgb(result.image.pixels, result.cam, MANIFEST.preprocessing)
     shown = capture(content).pixel_array
     assert shown.shape[1] == 512
     np.testing.assert_array_equal(shown[:500], overlay)
@@ -76,11 +76,11 @@ def test_it_shows_the_overlay_whole_with_the_label_below() -> None:
 
 
 def test_the_label_is_what_it_should_be() -> None:
-    author, answer = Author.of(MANIFEST), answered(xray_bytes())
+    author, result = Author.of(MANIFEST), predicted(xray_bytes())
     overlay = np.zeros((600, 600, 3), np.uint8)
-    first = labelled(overlay, author, answer.prediction)
-    other = labelled(overlay, author, answered(xray_bytes(), 0.1).prediction)
-    # Another answer changes the line of the answer, and not that of research use.
+    first = labelled(overlay, author, result.prediction)
+    other = labelled(overlay, author, predicted(xray_bytes(), 0.1).prediction)
+    # Another result changes the line of the result, and not that of research use.
     changed = np.flatnonzero((first != other).any(axis=(1, 2)))
     assert changed.min() >= 600 + 18 * 3 // 2
     assert not (first[600 : 600 + 18] == 0).all()

@@ -36,12 +36,12 @@ from pneumoscope.inference.results import Result
 from pneumoscope.records import Prediction
 from support.dicom_reports import (
     MANIFEST,
-    REFUSED,
+    REJECTED,
     BrightnessBackend,
-    answered,
     judged_by_dciodvfy,
     needs,
     patient_xray,
+    predicted,
     predictor,
     xray_bytes,
 )
@@ -49,7 +49,7 @@ from support.image_files import dicom
 
 
 def made(content: bytes) -> bytes:
-    objects = Reporter(MANIFEST, segmentation=True).objects(content, answered(content))
+    objects = Reporter(MANIFEST, segmentation=True).objects(content, predicted(content))
     assert [one.kind for one in objects] == ["report", "capture", "segmentation"]
     assert objects[2].sop_class == SegmentationStorage
     return objects[2].content
@@ -60,20 +60,20 @@ def read(content: bytes) -> Dataset:
 
 
 def test_it_lies_on_the_pixels_of_the_image_that_it_names() -> None:
-    film = patient_xray()
-    seg = read(dicom(film))
-    assert (seg.Rows, seg.Columns) == (film.Rows, film.Columns) == (64, 56)
-    cam = answered(xray_bytes()).cam
+    image = patient_xray()
+    seg = read(dicom(image))
+    assert (seg.Rows, seg.Columns) == (image.Rows, image.Columns) == (64, 56)
+    cam = predicted(xray_bytes()).cam
     assert cam is not None
     heat = fit_map(cam, (64, 56), MANIFEST.preprocessing)
     np.testing.assert_allclose(seg.pixel_array / 255, heat, atol=0.5 / 255 + 1e-6)
     (source,) = seg.SourceImageSequence
-    assert source.ReferencedSOPInstanceUID == film.SOPInstanceUID
+    assert source.ReferencedSOPInstanceUID == image.SOPInstanceUID
     (series,) = seg.ReferencedSeriesSequence
-    assert series.SeriesInstanceUID == film.SeriesInstanceUID
+    assert series.SeriesInstanceUID == image.SeriesInstanceUID
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "AccessionNumber"):
-        assert seg[keyword].value == film[keyword].value
-    assert seg.SeriesInstanceUID != film.SeriesInstanceUID
+        assert seg[keyword].value == image[keyword].value
+    assert seg.SeriesInstanceUID != image.SeriesInstanceUID
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_images_with_unusual_elements_get_a_valid_one(
     elements: dict[str, Any], tmp_path: Path
 ) -> None:
     content = xray_bytes(**elements)
-    objects = Reporter(MANIFEST, segmentation=True).objects(content, answered(content))
+    objects = Reporter(MANIFEST, segmentation=True).objects(content, predicted(content))
     assert [one.kind for one in objects] == ["report", "capture", "segmentation"]
     assert [judged_by_dciodvfy(one.content, tmp_path) for one in objects] == [[], [], []]
     seg = dcmread(BytesIO(objects[2].content))
@@ -131,13 +131,13 @@ def test_without_a_segmentation_there_is_a_capture(
 
     monkeypatch.setattr(objects_module, "segmentation", failing)
     content = xray_bytes()
-    found = Reporter(MANIFEST, segmentation=True).objects(content, answered(content))
+    found = Reporter(MANIFEST, segmentation=True).objects(content, predicted(content))
     assert [one.kind for one in found] == ["report", "capture"]
-    assert "film.dcm: no segmentation: " in caplog.text
+    assert "image.dcm: no segmentation: " in caplog.text
     assert "no capture" not in caplog.text
 
 
-def test_it_says_what_it_is() -> None:
+def test_it_states_what_it_is() -> None:
     seg = read(xray_bytes())
     assert (seg.Modality, seg.SegmentationType) == ("SEG", "FRACTIONAL")
     assert (seg.SegmentationFractionalType, seg.MaximumFractionalValue) == ("PROBABILITY", 255)
@@ -182,9 +182,9 @@ def test_every_code_has_the_meaning_that_the_standard_gives_it() -> None:
         for value, (meaning, _) in values.items()
     }
     content = xray_bytes()
-    scored = answered(content)
+    scored = predicted(content)
     measured = replace(scored, prediction=replace(scored.prediction, input_score=0.5))
-    for result in (measured, answered(content, 0.1), Result(REFUSED)):
+    for result in (measured, predicted(content, 0.1), Result(REJECTED)):
         for one in Reporter(MANIFEST, segmentation=True).objects(content, result):
             assert codes_of(dcmread(BytesIO(one.content))) <= known | OUTSIDE_THE_DICTIONARY
 
@@ -225,7 +225,7 @@ def test_times_are_in_the_time_zone_of_the_image() -> None:
     def made_with(offset: str | None) -> list[Dataset]:
         content = xray_bytes(TimezoneOffsetFromUTC=offset)
         reporter = Reporter(MANIFEST, segmentation=True)
-        return [dcmread(BytesIO(o.content)) for o in reporter.objects(content, answered(content))]
+        return [dcmread(BytesIO(o.content)) for o in reporter.objects(content, predicted(content))]
 
     for one in made_with("+1345"):
         assert one.TimezoneOffsetFromUTC == "+1345"
@@ -239,7 +239,7 @@ def test_times_are_in_the_time_zone_of_the_image() -> None:
 
 def test_the_issuer_of_the_patient_s_id_is_in_all_objects() -> None:
     content = xray_bytes(IssuerOfPatientID="NORTH")
-    made = Reporter(MANIFEST, segmentation=True).objects(content, answered(content))
+    made = Reporter(MANIFEST, segmentation=True).objects(content, predicted(content))
     assert {dcmread(BytesIO(one.content)).IssuerOfPatientID for one in made} == {"NORTH"}
     assert source_image(content, "f", LimitsConfig()).bare().dataset.IssuerOfPatientID == "NORTH"
 
@@ -249,10 +249,10 @@ def test_settings_and_ages_are_in_all_objects() -> None:
     manifest = replace(MANIFEST, ages=(1, 5))
     reporter = Reporter(manifest, segmentation=True, checks=checks)
     report, capture, seg = (
-        dcmread(BytesIO(one.content)) for one in reporter.objects(content, answered(content))
+        dcmread(BytesIO(one.content)) for one in reporter.objects(content, predicted(content))
     )
     comments = [str(item.get("TextValue", "")) for item in report.ContentSequence]
-    shown = _label(reporter.author, answered(content).prediction)
+    shown = _label(reporter.author, predicted(content).prediction)
     for caution in ("Setting: any age", "Setting: no input check", "The model is for children"):
         assert any(caution in comment for comment in comments)
         assert caution in capture.ImageComments
@@ -293,12 +293,12 @@ def test_dciodvfy_finds_nothing(elements: dict[str, Any], tmp_path: Path) -> Non
         assert str(dcmread(BytesIO(content)).PatientName) == "Müller^Jörg"
 
 
-def test_without_an_answer_or_unless_asked_for_there_is_none() -> None:
+def test_without_a_prediction_or_unless_asked_for_there_is_none() -> None:
 
     content = xray_bytes()
-    refused = Reporter(MANIFEST, segmentation=True).objects(content, Result(REFUSED))
-    assert [one.kind for one in refused] == ["report"]
-    plain = Reporter(MANIFEST).objects(content, answered(content))
+    rejected = Reporter(MANIFEST, segmentation=True).objects(content, Result(REJECTED))
+    assert [one.kind for one in rejected] == ["report"]
+    plain = Reporter(MANIFEST).objects(content, predicted(content))
     assert [one.kind for one in plain] == ["report", "capture"]
 
 

@@ -1,4 +1,4 @@
-"""Many images on the page, in a real browser; the server's answers are made up."""
+"""Many images on the page, in a real browser; the server's responses are made up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
     chromium_path() is None, reason="Chromium is not installed: apt-get install chromium"
 )
 
-# Answers by the file's name: p… and n… are scored, r… is refused, u… can't be read; …w… is odd.
+# Results by the file's name: p… and n… are scored, r… is rejected, u… can't be read; …w… is odd.
 FAKE = """
 window.asked = [];
 window.slow = 0;
@@ -194,13 +194,13 @@ def test_old_pictures_are_loaded_again(tab: Tab) -> None:
     before = tab.ask("window.asked.length")
     click(tab, "[data-by=time]")
     click(tab, "#rows button")
-    tab.wait("!document.getElementById('film').hidden")
+    tab.wait("!document.getElementById('xray').hidden")
     assert text(tab, "case-file") == "p0.dcm"
     assert tab.ask("window.asked.length") == before + 1
     # One that can't be had again: the words are of that, not of a file that can't be read.
     tab.ask("window.fetch = () => Promise.reject(new TypeError('gone'))")
     click(tab, "#rows tr:nth-child(2) button")
-    tab.wait("document.getElementById('no-film').textContent.includes('no longer in memory')")
+    tab.wait("document.getElementById('no-image').textContent.includes('no longer in memory')")
 
 
 @pytest.mark.parametrize(
@@ -213,17 +213,17 @@ def test_old_pictures_are_loaded_again(tab: Tab) -> None:
 def test_why_there_is_no_picture(tab: Tab, name: str, words: str) -> None:
     drop(tab, [name])
     tab.wait(f"document.getElementById('case-file').textContent === {json.dumps(name)}")
-    tab.wait("!document.getElementById('no-film').hidden")
-    assert text(tab, "no-film").startswith(words)
+    tab.wait("!document.getElementById('no-image').hidden")
+    assert text(tab, "no-image").startswith(words)
 
 
-def test_a_refused_picture_is_shown_as_the_browser_reads_it(tab: Tab) -> None:
+def test_a_rejected_picture_is_shown_as_the_browser_reads_it(tab: Tab) -> None:
     drop(tab, ["r1.png"])
     tab.wait("document.getElementById('case-file').textContent === 'r1.png'")
     tab.wait(
         "document.getElementById('map-words').textContent.includes('as your browser decodes it')"
     )
-    assert not tab.ask("document.getElementById('film').hidden")
+    assert not tab.ask("document.getElementById('xray').hidden")
     assert "the patient may be of another age" in text(tab, "words")
 
 
@@ -253,12 +253,12 @@ def test_a_folder_gives_its_files(tab: Tab) -> None:
 def test_a_file_that_the_browser_can_not_read(tab: Tab) -> None:
     """A folder taken for a file, or one that was moved: that is not the server's fault."""
     row = tab.ask(
-        "import('/server.js').then(({ answerFor }) => {"
+        "import('/server.js').then(({ resultFor }) => {"
         " window.fetch = () => Promise.reject(new TypeError('Failed to fetch'));"
         " const slice = () => ({arrayBuffer: () => Promise.reject()});"
         " const gone = {name: 'x', place: 'a/x', slice};"
         " FormData.prototype.append = () => {};"
-        " return answerFor(gone, () => false); })"
+        " return resultFor(gone, () => false); })"
     )
     assert (row["reason"], row["path"]) == ("gone", "a/x")
 

@@ -27,7 +27,7 @@ QUICK = (
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that answers in no time; nobody asks here what."""
+    """A network that predicts at once; its output is not used."""
     folder = tmp_path_factory.mktemp("model") / "bundle"
     small_bundle(folder)
     return folder
@@ -64,8 +64,8 @@ def is_closed(client: socket.socket) -> bool:
 
 
 def healthy(server: Server) -> bool:
-    answer = httpx.get(server.url + "healthz", trust_env=False, timeout=PATIENCE)
-    return answer.status_code == 200
+    response = httpx.get(server.url + "healthz", trust_env=False, timeout=PATIENCE)
+    return response.status_code == 200
 
 
 def posted(server: Server, content: bytes, **more: str) -> httpx.Response:
@@ -114,11 +114,11 @@ BODY = (
 
 def test_bodies_that_do_not_come_in_give_their_place(server: Server, xray: bytes) -> None:
     slow = [connected(server, BODY) for _ in range(4)]
-    answer = posted(server, xray)
-    while answer.status_code == 503:  # until they have dawdled for long enough
+    response = posted(server, xray)
+    while response.status_code == 503:  # until they have dawdled for long enough
         time.sleep(0.2)
-        answer = posted(server, xray)
-    assert answer.status_code == 200
+        response = posted(server, xray)
+    assert response.status_code == 200
     for client in slow:
         told = client.recv(65536)
         assert told == b"" or told.startswith(b"HTTP/1.1 408 ")
@@ -142,16 +142,16 @@ def test_who_never_reads_holds_nothing(server: Server, xray: bytes) -> None:
         client.connect(("127.0.0.1", port_of(server)))
         client.sendall(head + body)
         deaf.append(client)
-    answer = posted(server, xray)
-    while answer.status_code == 503:
+    response = posted(server, xray)
+    while response.status_code == 503:
         time.sleep(0.2)
-        answer = posted(server, xray)
-    assert answer.status_code == 200
+        response = posted(server, xray)
+    assert response.status_code == 200
     for client in deaf:
         client.close()
 
 
-def test_who_was_answered_before_the_end_of_a_body_can_go_on(server: Server) -> None:
+def test_who_had_a_response_before_the_end_of_a_body_can_go_on(server: Server) -> None:
     """And is not taken for one that dawdles, once the body has come in."""
     head = b"POST /v1/none HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
     client = connected(server, head + bytes(50_000))
@@ -166,7 +166,7 @@ def test_who_was_answered_before_the_end_of_a_body_can_go_on(server: Server) -> 
     client.close()
 
 
-def test_a_body_in_crumbs_is_refused(server: Server) -> None:
+def test_a_body_in_crumbs_is_rejected(server: Server) -> None:
     crumbs = b"1\r\nx\r\n" * 20_000
     client = connected(
         server,
@@ -178,7 +178,7 @@ def test_a_body_in_crumbs_is_refused(server: Server) -> None:
     assert healthy(server)
 
 
-def test_names_and_sites_that_are_not_its_own_are_refused(server: Server, xray: bytes) -> None:
+def test_names_and_sites_that_are_not_its_own_are_rejected(server: Server, xray: bytes) -> None:
     host = f"127.0.0.1:{port_of(server)}"
     for name, status in (
         (host, 200),

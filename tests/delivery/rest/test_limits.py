@@ -1,4 +1,4 @@
-"""What a request may cost: rooms, time, memory, rate, keys. And what is told of it."""
+"""What a request may cost: rooms, time, memory, rate, keys. And what is reported of it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_more_than_there_is_room_for_is_turned_away_and_the_rest_answered() -> None:
+def test_more_than_there_is_room_for_is_turned_away_and_the_rest_scored() -> None:
     backend = MeanBackend()
     backend.gate.clear()
     app = fake_app(backend, readers=1, requests=3, longest_wait=1e6)
@@ -81,12 +81,12 @@ def test_who_would_wait_too_long_is_turned_away_at_once() -> None:
             for _ in range(4):
                 held.enter_context(queue.taken_on())
             queue.cost = 0.5
-            with pytest.raises(RequestError) as refused, queue.taken_on():
+            with pytest.raises(RequestError) as rejected, queue.taken_on():
                 pytest.fail("was taken on")
-            assert refused.value.status == 503
-            assert refused.value.headers["Retry-After"] == "2"  # 2.5 s less the one that is allowed
+            assert rejected.value.status == 503
+            assert rejected.value.headers["Retry-After"] == "2"  # 2.5 s less the allowed one
         queue.cost = 30.0
-        with queue.taken_on():  # a slow machine answers one at a time
+        with queue.taken_on():  # a slow machine scores one at a time
             assert queue.requests == 1
 
     asyncio.run(run())
@@ -213,7 +213,7 @@ def test_bodies_that_dawdle_are_given_up() -> None:
     asked(app, ask)
 
 
-def test_files_too_large_are_refused_before_they_are_whole() -> None:
+def test_files_too_large_are_rejected_before_they_are_whole() -> None:
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     sent: list[int] = []
 
@@ -273,7 +273,7 @@ def test_rate_is_per_address_and_forgives() -> None:
     assert [RateLimit(0.0, 1).wait("a", 0.0) for _ in range(9)] == [0] * 9
 
 
-def test_client_that_asks_too_often_is_told_when_to_come_back() -> None:
+def test_client_that_asks_too_often_learns_when_to_come_back() -> None:
     with TestClient(fake_app(rate=0.01, burst=2)) as client:
         found = [client.post(ONE, files=FILES) for _ in range(3)]
         assert [response.status_code for response in found] == [200, 200, 429]
@@ -287,8 +287,8 @@ def test_key_is_wanted_where_there_is_one() -> None:
         for path in ("/", "/docs", "/healthz", "/readyz", "/app.js"):
             assert client.get(path).status_code == 200
         for path in ("/v1/model", "/metrics"):
-            refused = client.get(path)
-            assert (refused.status_code, refused.json()["reason"]) == (401, "no_key")
+            rejected = client.get(path)
+            assert (rejected.status_code, rejected.json()["reason"]) == (401, "no_key")
         for given in ("", "a" * 19, "a" * 21, "ü" * 10):
             headers = {b"X-API-Key": given.encode()}
             assert client.post(ONE, files=FILES, headers=headers).status_code == 401
@@ -347,7 +347,7 @@ def test_port_that_is_taken_and_files_that_are_not_there() -> None:
 
 
 def told_of(app: Any, *contents: bytes) -> list[dict[str, Any]]:
-    """The log while images are answered for."""
+    """The log while images are scored."""
     stream = io.StringIO()
     logs.write_json_lines(logging.DEBUG, stream)
     with TestClient(app, raise_server_exceptions=False) as client:
@@ -372,10 +372,10 @@ def own_loggers() -> Any:
 
 
 @pytest.mark.usefixtures("own_loggers")
-def test_log_tells_what_happened_and_of_nobody() -> None:
+def test_log_reports_what_happened_and_of_nobody() -> None:
     lines = told_of(fake_app(), xray_png(), b"text")
-    films = [line for line in lines if line["event"] == "film"]
-    assert [(line["status"], line["reason"]) for line in films] == [
+    images = [line for line in lines if line["event"] == "film"]
+    assert [(line["status"], line["reason"]) for line in images] == [
         *(("ok", None), ("refused", "not_an_image"))
     ]
     codes = [(line["route"], line["code"]) for line in lines if line["event"] == "request"]
@@ -387,7 +387,7 @@ def test_log_tells_what_happened_and_of_nobody() -> None:
 
 
 @pytest.mark.usefixtures("own_loggers")
-def test_defect_is_told_without_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defect_is_reported_without_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     read = Predictor.prepare_bytes
 
     def fails(self: Predictor, content: bytes, name: str, **how: Any) -> Any:
@@ -415,8 +415,8 @@ def test_metrics_count_images_and_scores() -> None:
             client.post(ONE, files={"file": content})
         lines = client.get("/metrics").text.splitlines()
     numbers = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    refused = 'pneumoscope_films_total{prediction="",reason="not_an_image",status="refused"}'
-    assert numbers[refused] == "1.0"
+    rejected = 'pneumoscope_films_total{prediction="",reason="not_an_image",status="refused"}'
+    assert numbers[rejected] == "1.0"
     assert numbers["pneumoscope_probability_count"] == "2.0"
     assert numbers['pneumoscope_requests_total{code="415",route="/v1/predictions"}'] == "1.0"
     assert numbers['pneumoscope_request_seconds_count{route="/v1/predictions"}'] == "3.0"
@@ -424,7 +424,7 @@ def test_metrics_count_images_and_scores() -> None:
     assert numbers["pneumoscope_probability_shift"] == "NaN"  # of two images
 
 
-def test_the_shift_of_probabilities_is_told_from_200_images_on() -> None:
+def test_the_shift_of_probabilities_is_reported_from_200_images_on() -> None:
     validation = {"curves": {"histogram": {"normal": [100, 0], "pneumonia": [0, 100]}}}
     metrics = Metrics(validation)
 

@@ -60,7 +60,7 @@ def test_a_form_that_is_cut_short_has_not_ended() -> None:
         pytest.param(b"--b\r\n\r\n\r\n" * 1000, id="a thousand parts"),
     ],
 )
-def test_what_is_no_form_is_refused(body: bytes) -> None:
+def test_what_is_no_form_is_rejected(body: bytes) -> None:
     with pytest.raises(MultipartError):
         cut([body])
 

@@ -112,7 +112,7 @@ def test_pages_name_nothing_by_an_absolute_path() -> None:
             assert not re.findall(r'(?:href|src|from|fetch\()[ =]*"/', text), path
 
 
-def test_head_is_answered_like_get_without_a_body() -> None:
+def test_head_has_the_response_of_get_without_a_body() -> None:
     with client() as asking:
         for path in ("/healthz", "/readyz", "/", "/metrics", "/v1/model"):
             got = asking.head(path)

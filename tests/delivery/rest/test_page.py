@@ -30,33 +30,33 @@ pytestmark = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Page:
-    """The page with three files answered for: a drawing, a DICOM file, and a text."""
+    """The page with three files scored: a drawing, a DICOM file, and a text."""
 
     url: str
     tab: Tab
-    films: list[Path]
+    xrays: list[Path]
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    folder = tmp_path_factory.mktemp("films")
+    folder = tmp_path_factory.mktemp("images")
     phantom = draw(1, "guest", number=1, label=1)
     grey = Image.fromarray((phantom.pixels * 255).astype(np.uint8))
     (folder / "notes.txt").write_text("The lungs are clear.\n" * 9)
-    (folder / "film.dcm").write_bytes(encode_dicom(phantom, serial=1, seed=1))
-    grey.resize((600, 500)).save(folder / "=film<b>.png")
-    films = [folder / name for name in ("notes.txt", "film.dcm", "=film<b>.png")]
+    (folder / "image.dcm").write_bytes(encode_dicom(phantom, serial=1, seed=1))
+    grey.resize((600, 500)).save(folder / "=image<b>.png")
+    xrays = [folder / name for name in ("notes.txt", "image.dcm", "=image<b>.png")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PNEUMOSCOPE_CACHE", str(folder / "cache"))
         with running_server("default") as server, chromium_tab() as tab:
             tab.look(1200, 900)
             tab.open(server.url)
             tab.wait("!document.getElementById('plan').hidden")
-            for number, film in enumerate(films, 1):
-                tab.give("#files", [film])
+            for number, image in enumerate(xrays, 1):
+                tab.give("#files", [image])
                 tab.wait(f"document.querySelectorAll('#rows tr').length === {number}")
-            tab.wait("document.getElementById('case-file').textContent.endsWith('film_b_.png')")
-            yield Page(server.url, tab, films)
+            tab.wait("document.getElementById('case-file').textContent.endsWith('image_b_.png')")
+            yield Page(server.url, tab, xrays)
 
 
 def text(tab: Tab, identifier: str) -> str:
@@ -73,7 +73,7 @@ def choose(tab: Tab, name: str) -> None:
 
 def canvas(tab: Tab) -> np.ndarray:
     """The image as it is shown, (h, w, 3)."""
-    data = tab.ask("document.getElementById('film').toDataURL()")
+    data = tab.ask("document.getElementById('xray').toDataURL()")
     picture = Image.open(io.BytesIO(base64.b64decode(data.split(",")[1]))).convert("RGB")
     return np.asarray(picture, float)
 
@@ -83,11 +83,11 @@ def move(tab: Tab, identifier: str, value: object) -> None:
     tab.ask(f"{element}.value = {json.dumps(value)}; {element}.dispatchEvent(new Event('input'))")
 
 
-def test_answers_are_those_of_the_interface(page: Page) -> None:
-    for film in page.films[1:]:
-        sent = {"file": ("x", film.read_bytes())}
+def test_results_are_those_of_the_interface(page: Page) -> None:
+    for image in page.xrays[1:]:
+        sent = {"file": ("x", image.read_bytes())}
         row = httpx.post(page.url + "v1/predictions", files=sent, trust_env=False).json()
-        choose(page.tab, film.name if film.suffix == ".dcm" else "=film_b_.png")
+        choose(page.tab, image.name if image.suffix == ".dcm" else "=image_b_.png")
         assert text(page.tab, "verdict") == (
             "Predicted: pneumonia" if row["prediction"] == "PNEUMONIA" else "Predicted: normal"
         )
@@ -100,7 +100,7 @@ def test_answers_are_those_of_the_interface(page: Page) -> None:
         assert float(place.rstrip("%")) == pytest.approx(100 * row["threshold"], abs=1e-3)
 
 
-def test_an_uncertain_answer_is_called_neither(page: Page) -> None:
+def test_an_uncertain_prediction_is_called_neither(page: Page) -> None:
     row = {"status": "ok", "prediction": "uncertain", "probability": 0.58, "threshold": 0.6}
     words = "verdict(row), inShort(row), explained(row, null)"
     told = page.tab.ask(
@@ -112,18 +112,18 @@ def test_an_uncertain_answer_is_called_neither(page: Page) -> None:
     assert "the model abstains" in told[2]
 
 
-def test_a_refusal_is_explained(page: Page) -> None:
+def test_a_rejection_is_explained(page: Page) -> None:
     choose(page.tab, "notes.txt")
     assert text(page.tab, "verdict") == "No result: rejected"
     assert text(page.tab, "words") == "This file is not an image in a supported format."
     assert "It seems to be text" in text(page.tab, "more")
     assert page.tab.ask("document.getElementById('scored').hidden")
-    assert page.tab.ask("document.getElementById('film').hidden")
+    assert page.tab.ask("document.getElementById('xray').hidden")
 
 
 def test_heatmap_window_and_zoom_change_the_picture(page: Page) -> None:
     tab = page.tab
-    choose(tab, "film.dcm")
+    choose(tab, "image.dcm")
     coloured = canvas(tab)
     assert (coloured.max(axis=2) - coloured.min(axis=2)).max() > 30
     move(tab, "opacity", 0)
@@ -142,7 +142,7 @@ def test_heatmap_window_and_zoom_change_the_picture(page: Page) -> None:
     assert canvas(tab).mean() > grey.mean()
     tab.ask("document.getElementById('reset').click()")
     assert np.array_equal(canvas(tab), grey)
-    tab.ask("document.getElementById('film').focus()")
+    tab.ask("document.getElementById('xray').focus()")
     tab.press("+")
     near = canvas(tab)
     assert not np.array_equal(near, grey)
@@ -173,7 +173,7 @@ def test_table_is_the_session_and_so_is_its_csv(page: Page) -> None:
     lines = page.tab.ask("window.saved").splitlines()
     assert len(lines) == page.tab.ask("document.querySelectorAll('#rows tr').length") + 1
     assert lines[1].startswith('notes.txt,refused,not_an_image,,,,,,"it seems to be text')
-    assert lines[3].startswith("'=film_b_.png,ok,,0.")
+    assert lines[3].startswith("'=image_b_.png,ok,,0.")
 
 
 def test_planner_follows_bayes(page: Page) -> None:
@@ -220,13 +220,13 @@ def test_all_can_be_done_by_keys(page: Page) -> None:
     for _ in range(60):
         tab.press("Tab")
         reached.add(tab.ask("document.activeElement.id || document.activeElement.className"))
-    wanted = {"files", "film", "map-on", "opacity", "window", "level", "zoom-in", "reset", "print"}
+    wanted = {"files", "xray", "map-on", "opacity", "window", "level", "zoom-in", "reset", "print"}
     wanted |= {"download", "forget", "prevalence", "threshold", "link", "skip"}
     assert wanted <= reached
     tab.ask("document.querySelector('#rows tr:last-child button').focus()")
     tab.press("Enter")
     tab.wait("document.getElementById('case-file').textContent === 'notes.txt'")
-    assert tab.ask("document.activeElement.id") == "answer"
+    assert tab.ask("document.activeElement.id") == "result"
 
 
 def test_dropped_and_pasted_files_are_taken(page: Page) -> None:
@@ -247,14 +247,14 @@ def test_dropped_and_pasted_files_are_taken(page: Page) -> None:
 
 def test_printing_shows_one_case(page: Page) -> None:
     tab = page.tab
-    choose(tab, "film.dcm")
+    choose(tab, "image.dcm")
     tab.call("Emulation.setEmulatedMedia", media="print")
     seen = "[...document.querySelectorAll('main *, footer')].filter((e) => e.checkVisibility())"
     there = set(tab.ask(f"{seen}.map((e) => e.id)"))
     tab.call("Emulation.setEmulatedMedia", media="")
-    assert {"film", "verdict", "probability", "scale", "words", "print-facts"} <= there
+    assert {"xray", "verdict", "probability", "scale", "words", "print-facts"} <= there
     assert there.isdisjoint({"drop", "controls", "session", "planner", "print"})
-    assert "film.dcm" in text(tab, "print-facts")
+    assert "image.dcm" in text(tab, "print-facts")
 
 
 def test_nothing_is_asked_of_any_other_machine(page: Page) -> None:
@@ -297,7 +297,7 @@ def test_axe_finds_nothing_serious(page: Page, axe: str, path: str, dark: bool, 
             tab.open(page.url + path)
         elif tab.ask("location.pathname") != "/":
             tab.open(page.url)
-            tab.give("#files", page.films[:2])
+            tab.give("#files", page.xrays[:2])
             tab.wait("document.querySelectorAll('#rows tr').length === 2")
         tab.ask(axe + "; true")
         found: dict[str, Any] = tab.ask("axe.run()")

@@ -1,4 +1,4 @@
-"""Images of many requests in passes: each has its own answer, or its own error."""
+"""Images of many requests in passes: each has its own result, or its own error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pneumoscope.inference.results import Result
 from support.fake_service import MANIFEST, xray_png
 
 FLAWED = 20
-"""Grey of the image that the engine can't answer for."""
+"""Grey of the image that the engine can't score."""
 
 
 class SlowBackend:
@@ -53,19 +53,19 @@ def pipeline_of(backend: SlowBackend, readers: int = 2) -> tuple[Pipeline, Predi
     return Pipeline(predictor.adapted(LimitsConfig(), PASSES), readers), predictor
 
 
-def test_each_gets_its_own_answer_from_few_passes() -> None:
+def test_each_gets_its_own_result_from_few_passes() -> None:
     backend = SlowBackend()
     pipeline, predictor = pipeline_of(backend)
-    films = [xray_png(40 + 5 * k) for k in range(30)]
-    first = pipeline.submit(films[0], "first")
+    images = [xray_png(40 + 5 * k) for k in range(30)]
+    first = pipeline.submit(images[0], "first")
     while backend.threads == 0:
         time.sleep(0.001)
-    asked = [pipeline.submit(film, f"{k}") for k, film in enumerate(films)]
+    asked = [pipeline.submit(image, f"{k}") for k, image in enumerate(images)]
     backend.gate.set()
     assert first.result(30).prediction.path == "first"
-    answers = [future.result(30).prediction for future in asked]
+    results = [future.result(30).prediction for future in asked]
     assert backend.sizes == [1, 16, 8, 4, 1, 1]
-    assert answers == [predictor.predict_bytes(f, f"{k}").prediction for k, f in enumerate(films)]
+    assert results == [predictor.predict_bytes(f, f"{k}").prediction for k, f in enumerate(images)]
 
 
 def test_a_pass_waits_for_images_that_are_being_read_and_not_for_ever(
@@ -138,8 +138,8 @@ def test_a_defect_of_a_reader_reaches_who_waits(monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "prepare_bytes", lambda *_, **__: 1 // 0)
         with pytest.raises(ZeroDivisionError):
-            pipeline.submit(xray_png(), "film").result(30)
-    assert pipeline.submit(xray_png(), "film").result(30).prediction.status == "ok"
+            pipeline.submit(xray_png(), "image").result(30)
+    assert pipeline.submit(xray_png(), "image").result(30).prediction.status == "ok"
     assert backend.sizes == [1]
 
 

@@ -1,4 +1,4 @@
-"""The REST contract around a fake model: rows, pictures, refusals, batches, pages, headers."""
+"""The REST contract around a fake model: rows, pictures, rejections, batches, pages, headers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def client() -> Iterator[TestClient]:
         yield found
 
 
-def post(client: TestClient, content: bytes, name: str = "film.png", **query: Any) -> Any:
+def post(client: TestClient, content: bytes, name: str = "image.png", **query: Any) -> Any:
     return client.post(ONE, files={"file": (name, content)}, params=query)
 
 
@@ -49,11 +49,13 @@ def dicom() -> bytes:
 
 
 @pytest.mark.parametrize("content", [xray_png(), xray_png(30), dicom()], ids=["a", "b", "dicom"])
-def test_answer_is_the_predictors_row_with_the_model(client: TestClient, content: bytes) -> None:
+def test_the_response_is_the_predictors_row_with_the_model(
+    client: TestClient, content: bytes
+) -> None:
     response = post(client, content)
     assert response.status_code == 200
     body = response.json()
-    row = as_row(fake_predictor().predict_bytes(content, "film.png").prediction)
+    row = as_row(fake_predictor().predict_bytes(content, "image.png").prediction)
     assert {name: body[name] for name in COLUMNS} == row
     assert body["model"] == client.get("/v1/model").json()["id"]
     assert set(body) == {*COLUMNS, "model", "heatmap"}
@@ -78,8 +80,8 @@ def test_pictures_are_sent_where_asked_for(client: TestClient) -> None:
     assert levels[0, 0] < 30 < 220 < levels[47, 39]
     sent = Image.open(io.BytesIO(xray_png()))
     assert png(body["preview"]).tobytes() == sent.tobytes()
-    refused = post(client, b"text", heatmap="true", preview="true").json()
-    assert [refused[name] for name in ("heatmap", "preview", "map")] == [None] * 3
+    rejected = post(client, b"text", heatmap="true", preview="true").json()
+    assert [rejected[name] for name in ("heatmap", "preview", "map")] == [None] * 3
 
 
 SPECIAL = {Reason.NOT_AN_IMAGE: 415, Reason.FILE_TOO_LARGE: 413, Reason.TOO_MANY_PIXELS: 413}
@@ -90,7 +92,7 @@ SENDABLE = [case for case in BAD_IMAGES if case.name not in {"device", "deflated
 
 
 @pytest.mark.parametrize("case", SENDABLE, ids=lambda case: case.name)
-def test_bad_images_are_refused_with_their_reason(
+def test_bad_images_are_rejected_with_their_reason(
     client: TestClient, case: BadImage, tmp_path: Path
 ) -> None:
     path = case.build(tmp_path)
@@ -139,7 +141,7 @@ PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\
         (PART + b"a\r\n" + PART + b"b\r\n--x--\r\n", "multipart/form-data; boundary=x", 400),
     ],
 )
-def test_what_is_no_form_with_a_file_is_refused(
+def test_what_is_no_form_with_a_file_is_rejected(
     client: TestClient, content: bytes, kind: str, status: int
 ) -> None:
     response = raw(client, content, kind)
@@ -162,7 +164,7 @@ def test_parameters_and_pages_that_are_none(client: TestClient) -> None:
     ("name", "shown"),
     [
         ("../../etc/passwd", "passwd"),
-        ("C:\\Users\\x\\film.png", "film.png"),
+        ("C:\\Users\\x\\image.png", "image.png"),
         ("<script>alert(1)</script>.png", "script_.png"),
         ("a\x1b[31m.png", "a_[31m.png"),
         ("n" * 500 + ".png", "n" * 116 + ".png"),
@@ -198,7 +200,7 @@ def test_several_files_have_a_line_each_in_order(client: TestClient) -> None:
     assert client.post(MANY, files=[*files, files[0]]).status_code == 400
 
 
-def test_images_of_one_request_are_answered_for_in_passes() -> None:
+def test_images_of_one_request_are_scored_in_passes() -> None:
     backend = MeanBackend()
     levels = [40 + 3 * k for k in range(40)]
     with TestClient(fake_app(backend)) as client:
@@ -266,7 +268,7 @@ def test_not_ready_before_the_engine_is_warm() -> None:
     assert (response.status_code, response.json()) == (503, {"status": "starting"})
 
 
-def test_an_uncertain_answer_is_in_the_contract() -> None:
+def test_an_uncertain_prediction_is_in_the_contract() -> None:
     band = Abstention("band", 0.0, 1.0, "for the test", "validation")
     model = Predictor(replace(MANIFEST, abstention=band), MeanBackend())
     with TestClient(build_app(model, ServeConfig(), LIMITS)) as client:
@@ -276,13 +278,13 @@ def test_an_uncertain_answer_is_in_the_contract() -> None:
     documents.Row.model_validate(body)
 
 
-def test_an_image_refused_by_the_input_check_has_no_number_and_no_heatmap() -> None:
-    refuses: Any = SimpleNamespace(
+def test_an_image_rejected_by_the_input_check_has_no_number_and_no_heatmap() -> None:
+    rejects: Any = SimpleNamespace(
         verdict=lambda look, embedding: SimpleNamespace(
             score=9.0, reason=Reason.NOT_A_CHEST_XRAY, detail="for the test"
         )
     )
-    model = Predictor(MANIFEST, MeanBackend(), statistics=refuses)
+    model = Predictor(MANIFEST, MeanBackend(), statistics=rejects)
     with TestClient(build_app(model, ServeConfig(), LIMITS)) as client:
         response = post(client, xray_png(), heatmap="true", preview="true")
     body = response.json()

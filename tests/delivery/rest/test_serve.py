@@ -1,4 +1,4 @@
-"""`pneumoscope serve` as a process: one answer everywhere, a stop that drops nobody, TLS."""
+"""`pneumoscope serve` as a process: one result everywhere, a stop that drops nobody, TLS."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from pneumoscope.images.phantom.folder import write_phantoms
 from support.serving import running_server
 
 
-def test_same_answers_as_the_command_line_and_a_gentle_stop(
+def test_same_predictions_as_the_command_line_and_a_gentle_stop(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for kind in ("png", "dicom"):
         write_phantoms(tmp_path / kind, 4, format=kind)
-    films = sorted(path for path in tmp_path.rglob("*") if path.suffix in {".png", ".dcm"})
-    assert len(films) == 8
-    assert run(["predict", *map(str, films), "--json", "-q"]) == 0
+    images = sorted(path for path in tmp_path.rglob("*") if path.suffix in {".png", ".dcm"})
+    assert len(images) == 8
+    assert run(["predict", *map(str, images), "--json", "-q"]) == 0
     rows = json.loads(capsys.readouterr().out)["predictions"]
     with running_server("default") as server:
-        for film, row in zip(films, rows, strict=True):
-            sent = {"file": (film.name, film.read_bytes())}
+        for image, row in zip(images, rows, strict=True):
+            sent = {"file": (image.name, image.read_bytes())}
             body = httpx.post(server.url + "v1/predictions", files=sent, trust_env=False).json()
             told = {name: body[name] for name in row}
-            assert told.pop("path") == film.name
+            assert told.pop("path") == image.name
             assert told.pop("probability") == pytest.approx(row["probability"], abs=1e-4)
             assert told == {k: v for k, v in row.items() if k not in {"path", "probability"}}
-        _stop_while_an_image_comes_in(server.url, server.process, films[0].read_bytes())
+        _stop_while_an_image_comes_in(server.url, server.process, images[0].read_bytes())
 
 
 def _stop_while_an_image_comes_in(url: str, process: subprocess.Popen[str], content: bytes) -> None:
@@ -56,9 +56,9 @@ def _stop_while_an_image_comes_in(url: str, process: subprocess.Popen[str], cont
         process.send_signal(signal.SIGTERM)
         _wait_until_closed(port)
         client.sendall(body[100:])
-        answer = b"".join(iter(lambda: client.recv(65536), b""))
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["status"] == "ok"
+        response = b"".join(iter(lambda: client.recv(65536), b""))
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert json.loads(response.split(b"\r\n\r\n", 1)[1])["status"] == "ok"
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0
     assert out == f"stopped serving on {url}\n"
@@ -97,7 +97,7 @@ def test_tls_and_ctrl_c(tmp_path: Path) -> None:
         assert server.process.returncode == 130
 
 
-def test_without_the_extra_it_says_what_to_install(
+def test_without_the_extra_it_states_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = util.find_spec
@@ -119,7 +119,7 @@ def test_without_the_extra_it_says_what_to_install(
         (["--port", "0", "--model", "none"], "no such folder"),
     ],
 )
-def test_what_cannot_be_served_is_said(
+def test_what_cannot_be_served_is_reported(
     options: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["serve", *options]) == 2

@@ -115,10 +115,10 @@ class Node:
             raise
         self.port = self._receiver.port
         reading = predictor.adapted(limits or LimitsConfig(), processes=self._processes)
-        answerer = Scorer(
+        scorer = Scorer(
             self.spool, reading, reporter, self.audit, self._processes, fhir=bool(config.fhir)
         )
-        self._begin(answerer.run)
+        self._begin(scorer.run)
         for sender in self._senders:
             self._begin(sender.run)
         if web:

@@ -312,9 +312,9 @@ class Receiver:
         sop_uid = str(event.request.AffectedSOPInstanceUID)
         stated = stated_uids(content)
         if (refusal := _refusal(stated, sop_uid)) is not None:
-            why, answer = refusal
+            why, status = refusal
             self._audit.note("turned away", caller=caller, why=why, bytes=len(content))
-            return answer
+            return status
         # An archive that routes whole studies sends heatmaps back, which are not scored again.
         if stated.own or self._spool.made(sop_uid):
             self._audit.note("own object", caller=caller, bytes=len(content))

@@ -300,7 +300,7 @@ def _escaped(text: str) -> str:
 
 
 class StatusServer:
-    """Answers `GET /healthz` and `GET /metrics` until it is closed.
+    """Serves `GET /healthz` and `GET /metrics` until it is closed.
 
     Args:
         port: on 127.0.0.1; 0: any free one.

@@ -3,7 +3,7 @@
 import { startPlanner } from "./planner.js";
 import { arranged, countKinds, KINDS, KIND_WORDS, PER_PAGE, summary } from "./batch.js";
 import { filesOf, filesOfFolder } from "./dropped.js";
-import { answerFor, loadModel, ownPicture, picture, useKey } from "./server.js";
+import { loadModel, ownPicture, picture, resultFor, useKey } from "./server.js";
 import { asCsv, download, tableRow } from "./session.js";
 import { Viewer } from "./viewer.js";
 import { aboutMap, aboutModel, chance, explained, fixed, inDetail, inShort, LOADING, noPicture, NOT_KEPT, OWN_PICTURE, verdict } from "./words.js";
@@ -13,7 +13,7 @@ const PICTURES_KEPT = 100;
 const FEW = 8;
 
 const byId = (id) => document.getElementById(id);
-const viewer = new Viewer(byId("film"));
+const viewer = new Viewer(byId("xray"));
 const entries = [];
 const pictured = []; // numbers of the entries whose pictures are kept, the oldest first
 const asking = { kind: "", text: "", by: "time", falling: true };
@@ -64,7 +64,7 @@ async function work(mine) {
   mine.busy += 1;
   while (mine.waiting.length) {
     const file = mine.waiting.shift();
-    const row = await answerFor(file, () => mine !== batch);
+    const row = await resultFor(file, () => mine !== batch);
     if (mine !== batch) return; // stopped meanwhile
     mine.done += 1;
     add(row, file);
@@ -160,7 +160,7 @@ function mark() {
 function choose(number) {
   following = false;
   show(number);
-  byId("answer").focus();
+  byId("result").focus();
 }
 
 async function show(number) {
@@ -185,27 +185,27 @@ async function show(number) {
     byId("map-words").textContent = aboutMap(Boolean(row.map));
   }
   const [served, map] = await Promise.all([picture(row.preview), picture(row.map)]);
-  const film = served ?? (await ownPicture(entry.file));
+  const image = served ?? (await ownPicture(entry.file));
   if (shown !== number) return; // another was chosen while this one was decoded
-  if (film && !served) byId("map-words").textContent = OWN_PICTURE;
-  present(row, film, map, entry.dropped ? NOT_KEPT : noPicture(row));
+  if (image && !served) byId("map-words").textContent = OWN_PICTURE;
+  present(row, image, map, entry.dropped ? NOT_KEPT : noPicture(row));
 }
 
 // The picture with its controls, or the reason why there is none.
-function present(row, film, map, why) {
-  byId("film").hidden = film === null;
-  byId("controls").hidden = film === null;
-  byId("no-film").hidden = film !== null;
-  byId("no-film").textContent = why;
+function present(row, image, map, why) {
+  byId("xray").hidden = image === null;
+  byId("controls").hidden = image === null;
+  byId("no-image").hidden = image !== null;
+  byId("no-image").textContent = why;
   byId("map-on").disabled = map === null;
   byId("opacity").disabled = map === null;
-  byId("film").setAttribute("aria-label", `The image ${row.path}${map ? ", under its heatmap" : ""}: ${verdict(row)}`);
-  viewer.show(film, map);
+  byId("xray").setAttribute("aria-label", `The image ${row.path}${map ? ", under its heatmap" : ""}: ${verdict(row)}`);
+  viewer.show(image, map);
 }
 
 async function loadAgain(number) {
   const entry = entries[number];
-  const again = await answerFor(entry.file, () => shown !== number);
+  const again = await resultFor(entry.file, () => shown !== number);
   if (!again.preview || !entry.dropped || entries[number] !== entry) return; // forgotten meanwhile
   entry.row.preview = again.preview;
   entry.row.map = again.map ?? null;
@@ -304,7 +304,7 @@ function listen() {
   byId("zoom-in").addEventListener("click", () => viewer.zoom(1.5));
   byId("zoom-out").addEventListener("click", () => viewer.zoom(1 / 1.5));
   byId("reset").addEventListener("click", resetView);
-  byId("film").addEventListener("keydown", (event) => {
+  byId("xray").addEventListener("keydown", (event) => {
     if (event.key.toLowerCase() !== "h" || byId("map-on").disabled) return;
     byId("map-on").checked = !byId("map-on").checked;
     viewer.set("map", byId("map-on").checked);

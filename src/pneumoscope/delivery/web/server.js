@@ -24,7 +24,7 @@ export async function loadModel() {
 }
 
 // One row for a file, whatever happens; waits and asks again where the server is full.
-export async function answerFor(file, stopped) {
+export async function resultFor(file, stopped) {
   for (let tried = 0; tried < TRIES && !stopped(); tried += 1) {
     const body = new FormData();
     body.append("file", file, file.name);

@@ -15,18 +15,18 @@ export function tableRow(number, entry, choose) {
   button.textContent = row.path;
   button.addEventListener("click", () => choose(number));
   name.append(button);
-  const answer = cell(inShort(row));
-  answer.className = row.status === "ok" ? row.prediction.toLowerCase() : "none";
+  const result = cell(inShort(row));
+  result.className = row.status === "ok" ? row.prediction.toLowerCase() : "none";
   if (row.warnings) {
     const warning = document.createElement("div");
     warning.className = "warning";
     warning.textContent = cautions(row);
-    answer.append(warning);
+    result.append(warning);
   }
   const probability = cell(row.probability === null ? "–" : chance(row.probability));
   probability.className = "num";
   line.dataset.number = number;
-  line.append(name, answer, probability, cell(at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" })));
+  line.append(name, result, probability, cell(at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" })));
   return line;
 }
 

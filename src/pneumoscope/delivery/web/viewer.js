@@ -7,7 +7,7 @@ const STEP = 1.25;
 export class Viewer {
   constructor(canvas) {
     this.canvas = canvas;
-    this.film = null;
+    this.image = null;
     this.map = null;
     this.grey = document.createElement("canvas");
     this.shows = { map: true, opacity: 0.45, window: 1, level: 0.5 };
@@ -16,8 +16,8 @@ export class Viewer {
     this.listen();
   }
 
-  show(film, map) {
-    this.film = film;
+  show(image, map) {
+    this.image = image;
     this.map = map;
     this.shade();
     this.reset();
@@ -36,16 +36,16 @@ export class Viewer {
 
   // Grey values through window and level, once per change and not per drawing.
   shade() {
-    if (!this.film) {
+    if (!this.image) {
       this.grey.width = 0; // its pixels are freed
       this.draw();
       return;
     }
-    const { width, height } = this.film;
+    const { width, height } = this.image;
     this.grey.width = width;
     this.grey.height = height;
     const context = this.grey.getContext("2d", { willReadFrequently: true });
-    context.drawImage(this.film, 0, 0);
+    context.drawImage(this.image, 0, 0);
     const { window: wide, level } = this.shows;
     if (wide !== 1 || level !== 0.5) {
       const table = new Uint8ClampedArray(256);
@@ -73,12 +73,12 @@ export class Viewer {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.fillStyle = "#000";
     context.fillRect(0, 0, width, height);
-    if (!this.film || !width) return;
-    const scale = this.view.zoom * Math.min(width / this.film.width, height / this.film.height);
-    const x = width / 2 + this.view.x * ratio - (scale * this.film.width) / 2;
-    const y = height / 2 + this.view.y * ratio - (scale * this.film.height) / 2;
+    if (!this.image || !width) return;
+    const scale = this.view.zoom * Math.min(width / this.image.width, height / this.image.height);
+    const x = width / 2 + this.view.x * ratio - (scale * this.image.width) / 2;
+    const y = height / 2 + this.view.y * ratio - (scale * this.image.height) / 2;
     context.imageSmoothingQuality = "high";
-    const place = [x, y, scale * this.film.width, scale * this.film.height];
+    const place = [x, y, scale * this.image.width, scale * this.image.height];
     context.drawImage(this.grey, ...place);
     if (this.map && this.shows.map) {
       context.globalAlpha = this.shows.opacity;

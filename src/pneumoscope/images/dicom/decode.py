@@ -186,7 +186,7 @@ def _coloured(samples: Samples, dataset: Dataset, header: PixelHeader, source: s
 
 
 def _check_palette(dataset: Dataset, source: str) -> None:
-    """Refuse a segmented palette of more entries than 16 bits can name (PS3.3 C.7.9.2).
+    """Reject a segmented palette of more entries than 16 bits can name (PS3.3 C.7.9.2).
 
     pydicom makes a list of all entries, and six bytes of a segment may state 65,535 of them.
 

@@ -102,7 +102,7 @@ def dicom_info(dataset: Dataset, transfer_syntax: str) -> DicomInfo:
 
 
 def check_is_chest_radiograph(info: DicomInfo, dataset: Dataset, source: str) -> list[str]:
-    """Refuse objects that are not X-rays or clearly not of the chest; warn in unclear cases.
+    """Reject objects that are not X-rays or clearly not of the chest; warn in unclear cases.
 
     Args:
         info: the header.
@@ -211,7 +211,7 @@ def _is_lateral(words: set[str]) -> bool:
 
 
 def _check_class(sop_class: str, modality: str, source: str) -> None:
-    """Refuse another class; private ones, of older detectors, say nothing against a modality."""
+    """Reject another class; private ones, of older detectors, say nothing against a modality."""
     radiograph = sop_class in _RADIOGRAPH_CLASSES or f"{sop_class}.".startswith(_CAPTURE_CLASSES)
     private = bool(modality) and not sop_class.startswith(_STANDARD_CLASSES)
     if sop_class and not radiograph and not private:

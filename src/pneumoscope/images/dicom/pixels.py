@@ -274,7 +274,7 @@ def _listed_frames(dataset: Dataset) -> int:
 
 
 def _check_shape(cells: Samples, source: str) -> None:
-    """Refuse pixels that form an image only with rows and columns exchanged."""
+    """Reject pixels that form an image only with rows and columns exchanged."""
     rows, columns = cells.shape
     if rows == columns:
         return

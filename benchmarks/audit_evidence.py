@@ -4,7 +4,7 @@
 
 Audits DATA four times: as it is; with a share of the labels flipped; with one image of every
 patient who has several moved to `test`; with the images of other patients in `test` under the ids
-of `train`. Prints Markdown: what the audit said of each, and how long it took.
+of `train`. Prints Markdown: what the audit found of each, and how long it took.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def flipped(data: Dataset, share: float, rng: np.random.Generator) -> tuple[Data
 def leaky(data: Dataset) -> Dataset:
     """One image of every patient with several in `test`, all else in `train`."""
     seen: set[tuple[str, int]] = set()
-    films = by_patient(data)
+    images = by_patient(data)
     records = []
     for record in data.records:
         key = (record.patient, record.label)
-        first = key not in seen and len(films[key]) > 1
+        first = key not in seen and len(images[key]) > 1
         seen.add(key)
         records.append(replace(record, split="test" if first else "train"))
     return replace(data, records=tuple(records))
@@ -65,14 +65,14 @@ def renumbered(data: Dataset) -> Dataset:
 
 def by_patient(data: Dataset) -> dict[tuple[str, int], list[ImageRecord]]:
     """Images of each patient and label."""
-    films = defaultdict(list)
+    images = defaultdict(list)
     for record in data.records:
-        films[record.patient, record.label].append(record)
-    return films
+        images[record.patient, record.label].append(record)
+    return images
 
 
 def across(found: Audit) -> str:
-    """What was said of ids in two splits."""
+    """What was found about ids in two splits."""
     codes = [f.code for f in found.findings if f.code.startswith("shared_patients_")]
     told = [
         f"{one.where}: {one.difference:.3f} ({one.low:.3f} to {one.high:.3f}), p {one.p_value:.3f}"
@@ -94,7 +94,7 @@ def main() -> None:
     plain = audit(data)
     seconds = time.perf_counter() - started
     print(f"{len(data.records)} images, one audit {seconds:.1f} s.\n")
-    print("| planted | what the audit said |\n| --- | --- |")
+    print("| planted | what the audit found |\n| --- | --- |")
     review = plain.evidence.labels
     doubts = len(review.doubts) if review else 0
     print(f"| nothing | {doubts} doubtful labels; {across(plain)} |")

@@ -5,11 +5,11 @@
 
 Draws the X-rays once and splits them by patient. For each backbone and recipe one `pneumoscope
 train` runs in a process of its own, from an empty cache to the bundle, and `pneumoscope evaluate`
-asks it about the test split. Speed is that of the engine in float32 on batches of 32, the best of
+scores the test split. Speed is that of the engine in float32 on batches of 32, the best of
 five passes. A run that is in OUT already is not repeated. Prints Markdown; `OUT/heatmaps.png` shows
 the heatmap of each fine-tuned network on the same four drawings.
 
-Random weights tell how a network of this kind is handled (time, speed, size, whether it learns from
+Random weights show how a network of this kind is handled (time, speed, size, whether it learns from
 800 images at all), not how good it is with ImageNet weights.
 """
 

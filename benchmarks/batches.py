@@ -4,7 +4,7 @@
 
 The whole of `predict` on images of DATA, table included, in one process: in every precision that
 the processor has instructions for, without and with heatmaps. Both ways take turns, and medians are
-told. With `--side` the images are first enlarged to so many pixels. Prints Markdown.
+printed. With `--side` the images are first enlarged to so many pixels. Prints Markdown.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def main() -> None:
     asked = parser.parse_args()
     data, run = asked.data, asked.run
     normal = data / "train" / "NORMAL"
-    films = len(list(normal.iterdir()))
+    xrays = len(list(normal.iterdir()))
     held_out = json.loads((run / "evaluation" / "metrics.json").read_text())["n"]
     everything = sum(path.is_file() for path in (data / "train").rglob("*"))
     model = ["--model", str(run)]
@@ -61,8 +61,8 @@ def main() -> None:
                 ["evaluate", split, "--split", "val", *model, "--out", str(out / "e")],
                 held_out,
             ),
-            "predict train/NORMAL": (table, films),
-            "the same with --heatmaps": ([*table, "--heatmaps", str(out / "maps")], films),
+            "predict train/NORMAL": (table, xrays),
+            "the same with --heatmaps": ([*table, "--heatmaps", str(out / "maps")], xrays),
             "data audit DATA": (["data", "audit", str(data)], everything),
         }
         for title, (arguments, images) in rows.items():

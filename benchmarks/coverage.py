@@ -65,12 +65,12 @@ class World:
 
     def draw(self, generator: np.random.Generator, patients: int) -> Sample:
         """One data set."""
-        ill = generator.random(patients) < PREVALENCE
+        diseased = generator.random(patients) < PREVALENCE
         owner = np.repeat(
             np.arange(patients), generator.integers(1, self.most_images + 1, patients)
         )
         own = math.sqrt(1 - self.effect**2)
-        labels = ill[owner].astype(np.int64)
+        labels = diseased[owner].astype(np.int64)
         shared = self.effect * generator.standard_normal(patients)[owner]
         scores = np.array(MEANS)[labels] + shared + own * generator.standard_normal(owner.size)
         group = (generator.random(patients) < 0.4)[owner]
@@ -80,7 +80,7 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Labels, scores, patients, a group that means nothing, and noise (2, n) for other models."""
+    """Labels, scores, patients, a group without meaning, and noise (2, n) for other models."""
 
     labels: Int64Array
     scores: Float64Array
@@ -131,8 +131,8 @@ def truths() -> dict[str, float]:
         "npv elsewhere": _bayes(specificity, 1 - sensitivity, 1 - ELSEWHERE),
     }
     mixed = {}
-    ill, well = _over(1, _squared_error), _over(0, _squared_error)
-    mixed["brier"] = PREVALENCE * ill + (1 - PREVALENCE) * well
+    positives, negatives = _over(1, _squared_error), _over(0, _squared_error)
+    mixed["brier"] = PREVALENCE * positives + (1 - PREVALENCE) * negatives
     mixed["ece"] = _true_error(EXTREME)
     # The model's own scale is that of PREVALENCE: elsewhere one acts from another score.
     odds = float(logit(ACT_FROM)) - float(logit(ELSEWHERE)) + float(logit(PREVALENCE))
@@ -244,8 +244,8 @@ def promises(sample: Sample, config: IntervalConfig) -> Iterator[tuple[str, floa
             chosen = confident_threshold(y, p, who, kind, WANTED, plan)  # type: ignore[arg-type]
         except DataError:
             continue
-        ill = above(score_at(chosen.value), label)
-        rate = ill if label else 1 - ill
+        positive = above(score_at(chosen.value), label)
+        rate = positive if label else 1 - positive
         yield f"plan: true {kind} reaches the wanted one (95 % or more)", float(rate >= WANTED)
     try:
         band = choose_band(y, p, who, THRESHOLD, RISK, 0.95)
@@ -265,7 +265,7 @@ def promises(sample: Sample, config: IntervalConfig) -> Iterator[tuple[str, floa
 
 
 def null_tests(sample: Sample, config: IntervalConfig) -> Iterator[tuple[str, float]]:
-    """How often two equally good models are told apart, and a model at the margin is passed."""
+    """How often equally good models are called different, and a model at the margin passes."""
     y, who = sample.labels, sample.patients
     pair = tuple(probability(sample.scores + 0.5 * noise) for noise in sample.noise)
     tested = paired_auc(y, pair[0], pair[1], 0.95, who)
@@ -293,7 +293,7 @@ def null_tests(sample: Sample, config: IntervalConfig) -> Iterator[tuple[str, fl
 
 
 def _risk(low: float, high: float) -> float:
-    """True share of wrong answers among those given."""
+    """True share of wrong predictions among those given."""
     below, over = score_at(low), score_at(high)
     missed = PREVALENCE * (1 - above(below, 1))
     alarms = (1 - PREVALENCE) * above(over, 0)

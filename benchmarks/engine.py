@@ -3,10 +3,10 @@
     python benchmarks/engine.py [--model default] [--sides 112 224] [--images 384] [--rounds 3]
 
 The networks of the model over drawn images, at its own size and at others, in every precision that
-the processor has instructions for, without mirror images; what they answer is of no account. First
+the processor has instructions for, without mirror images; their output is not used. First
 batches that are there already, dealt into requests of 4, 2 and 1 images: processor caches decide.
 Then batches that a thread decodes meanwhile, as `train` does: each batch for itself, and two of
-them under way. All ways take turns; medians are told. Prints Markdown.
+them under way. All ways take turns; medians are printed. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def jpegs() -> list[bytes]:
     return contents
 
 
-def films(side: int, images: int) -> Iterator[Batch]:
+def xrays(side: int, images: int) -> Iterator[Batch]:
     """Batches, decoded as they are taken."""
     preprocess, contents = Preprocessor(PreprocessConfig(size=side)), jpegs()
     for first in range(0, images, BATCH):
         names = range(first, first + BATCH)
-        yield np.stack([preprocess(read_bytes(contents[n % 8], "film").pixels) for n in names])
+        yield np.stack([preprocess(read_bytes(contents[n % 8], "image").pixels) for n in names])
 
 
 def in_turns(ways: dict[str, Callable[[], object]], images: int, rounds: int) -> dict[str, float]:
@@ -93,7 +93,7 @@ def in_turns(ways: dict[str, Callable[[], object]], images: int, rounds: int) ->
 
 def measure(bundle: Bundle, side: int, precision: Precision, images: int, rounds: int) -> str:
     """One row of the table."""
-    ready = list(films(side, images))
+    ready = list(xrays(side, images))
 
     def one_by_one(engine: Runner, batches: Iterator[Batch]) -> None:
         for batch in batches:
@@ -112,8 +112,8 @@ def measure(bundle: Bundle, side: int, precision: Precision, images: int, rounds
     chosen = engines[images_per_request(side, precision)]
     fed = in_turns(
         {
-            "one": lambda: one_by_one(chosen, prefetched(films(side, images))),
-            "two": lambda: two_at_a_time(chosen, prefetched(films(side, images))),
+            "one": lambda: one_by_one(chosen, prefetched(xrays(side, images))),
+            "two": lambda: two_at_a_time(chosen, prefetched(xrays(side, images))),
         },
         images,
         rounds,

@@ -1,12 +1,12 @@
-"""How far the field's form moves a model's answers, several models side by side: a table.
+"""How far the shape of the field moves the predictions of several models side by side: a table.
 
     python benchmarks/framing.py SPLIT_CSV [--split val] [--models default runs/a] [--out FILE.md]
 
-A threshold of its own is given to each model: the one that calls a stated share of the images
-without pneumonia ill (`--false-alarms`), as they are. Then images are cut off on all sides, or on
-two, which makes a child look taller or broader in the square, and are answered for at that
-threshold. Models with thresholds of their own can't be set side by side: where one's leaves fewer
-false alarms, fewer are seen to be added. Prints Markdown.
+A threshold of its own is given to each model: the one at which a stated share of the unchanged
+normal images is positive (`--false-alarms`). Then images are cut off on all sides, or on two, which
+makes a child look taller or broader in the square, and are scored at that threshold. Models with
+thresholds of their own can't be set side by side: where one's leaves fewer false alarms, fewer are
+seen to be added. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def rows(
 ) -> list[tuple[float, float, float]]:
     """AUC, sensitivity and specificity of each column, at the threshold of the first."""
     alarms = np.quantile(probabilities[~labels, 0], 1 - false_alarms, method="lower")
-    threshold = float(np.nextafter(alarms, 2.0))  # what lies at it counts as ill, and it should not
+    # An image at the threshold counts as positive; this one should not.
+    threshold = float(np.nextafter(alarms, 2.0))
     found = [point_metrics(labels, each, threshold) for each in probabilities.T]
     return [(each["auc"], each["sensitivity"], each["specificity"]) for each in found]
 
@@ -56,8 +57,8 @@ def table(found: dict[str, list[tuple[float, float, float]]]) -> list[str]:
     lines = [f"| images | {' | '.join(found)} |", f"| --- |{' --- |' * len(found)}"]
     for k, name in enumerate(("as they are", *CUTS)):
         cells = (
-            f"{number(area)}, {number(ill)} / {number(well)}"
-            for area, ill, well in (each[k] for each in found.values())
+            f"{number(area)}, {number(sensitivity)} / {number(specificity)}"
+            for area, sensitivity, specificity in (each[k] for each in found.values())
         )
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
@@ -76,18 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records = records_of(asked.data, asked.split)
         found = {}
         for model in asked.models:
-            predictor = Predictor.load(model, input_check=False)  # every cut needs an answer
+            predictor = Predictor.load(model, input_check=False)  # every cut needs a result
             scores = score(records, predictor, CUTS, TerminalProgress())
             labels = np.array([record.label == 1 for record in scores.records])
             found[model] = rows(labels, scores.probabilities, asked.false_alarms)
     except PneumoscopeError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    ill = int(labels.sum())
+    positives = int(labels.sum())
     about = (
-        f"Split {asked.split} of {asked.data}: {len(labels)} images, {ill} with pneumonia; from "
-        f"the probability at which {number(asked.false_alarms)} of the others as they are count "
-        f"as ill. AUC, sensitivity / specificity; {date.today().isoformat()}."
+        f"Split {asked.split} of {asked.data}: {len(labels)} images, {positives} with pneumonia; "
+        f"{number(asked.false_alarms)} of the unchanged normal images are positive. "
+        f"AUC, sensitivity / specificity; {date.today().isoformat()}."
     )
     text = "\n".join([about, "", *table(found)])
     print(text)

@@ -42,7 +42,7 @@ class Found:
     most_mb: float = 0.0
 
 
-def whole_films() -> list[bytes]:
+def whole_images() -> list[bytes]:
     """A drawn image in several formats."""
     from pneumoscope.images.phantom import draw
     from pneumoscope.images.phantom.folder import encode_dicom
@@ -76,16 +76,16 @@ def damaged(content: bytes, generator: random.Random) -> bytes:
     return bytes(changed[: generator.randrange(1, len(changed) + 2)] if cut else changed)
 
 
-def send_films(url: str, process: int, count: int) -> Found:
+def send_images(url: str, process: int, count: int) -> Found:
     """Damaged images, one after the other."""
     generator = random.Random(0)  # noqa: S311 - repeatable, no secret
-    whole = whole_films()
+    whole = whole_images()
     found = Found()
     with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
         for number in range(count):
-            film = damaged(whole[number % len(whole)], generator)
+            image = damaged(whole[number % len(whole)], generator)
             began = time.perf_counter()
-            response = client.post("v1/predictions?preview=true", files={"file": ("x", film)})
+            response = client.post("v1/predictions?preview=true", files={"file": ("x", image)})
             found.longest = max(found.longest, time.perf_counter() - began)
             found.statuses[response.status_code] += 1
             found.most_mb = max(found.most_mb, resident_mb(process))
@@ -120,7 +120,7 @@ def main() -> None:
         try:
             while not (url := listening(log)) and server.poll() is None:
                 time.sleep(0.1)
-            found = send_films(url, server.pid, asked.images)
+            found = send_images(url, server.pid, asked.images)
             print(
                 f"{asked.images} damaged images: {json.dumps(found.statuses)}; the longest took "
                 f"{found.longest:.1f} s; memory at most {found.most_mb:.0f} MB.\n"

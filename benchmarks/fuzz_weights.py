@@ -1,11 +1,11 @@
-"""Weight files changed at random: how the HDF5 library ends on them, and what pneumoscope says.
+"""Weight files changed at random: how the HDF5 library ends on them, and what pneumoscope reports.
 
     python benchmarks/fuzz_weights.py [--cases 8000] [--seed 0]
 
 Each case is a small weight file with one to eight places changed: random bytes, flipped bits, or
 addresses that point elsewhere in the file. A process reads it with the library alone, as
 `open_weight_file` would without its check, and is ended after six seconds. Every file that crashes
-the library or that it reads for ever is then given to `open_weight_file`, which must refuse it by
+the library or that it reads for ever is then given to `open_weight_file`, which must reject it by
 name; anything else is a failure. Needs Linux or macOS. Prints Markdown.
 """
 
@@ -78,11 +78,11 @@ def outcome(path: Path) -> str:
     if os.WIFSIGNALED(status):
         late = os.WTERMSIG(status) == signal.SIGALRM
         return f"not over after {SECONDS} s" if late else f"signal {os.WTERMSIG(status)}"
-    return {0: "read", 1: "another exception", 2: "refused as damaged"}[os.WEXITSTATUS(status)]
+    return {0: "read", 1: "another exception", 2: "rejected as damaged"}[os.WEXITSTATUS(status)]
 
 
-def is_refused(path: Path) -> bool:
-    """Whether pneumoscope refuses a file by its name."""
+def is_rejected(path: Path) -> bool:
+    """Whether pneumoscope rejects a file by its name."""
     try:
         with open_weight_file(path):
             return False
@@ -109,13 +109,13 @@ def main() -> int:
                 counts[ended] += 1
                 failed += ended == "another exception"
                 if ended.startswith(("signal", "not over")):
-                    failed += not is_refused(path)
+                    failed += not is_rejected(path)
                 task.advance()
     print(f"{date.today()}, HDF5 {h5py.version.hdf5_version}, seed {given.seed}\n")
     print("| Reading by the library alone | files |\n| --- | ---: |")
     for words, number in counts.most_common():
         print(f"| {words} | {count(number)} |")
-    print(f"\nNot refused by pneumoscope, or another exception: {failed}")
+    print(f"\nNot rejected by pneumoscope, or another exception: {failed}")
     return 1 if failed else 0
 
 

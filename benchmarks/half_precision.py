@@ -1,8 +1,8 @@
-"""What storing weights in half precision changes of the answers.
+"""What storing weights in half precision changes of the predictions.
 
     python benchmarks/half_precision.py SPLIT_CSV --exact RUN --stored MODEL [--split test]
 
-Two bundles of one training, written with `store = "float32"` and `"float16"`. Both are asked in
+Two bundles of one training, written with `store = "float32"` and `"float16"`. Both run in
 float32, with the calibration and threshold of the stored one and without an input check, so that
 nothing but the rounding of weights differs. Prints Markdown; leaves with 1 if a probability differs
 by more than `--limit` or a decision is changed.
@@ -32,7 +32,7 @@ LIMIT = 2e-3
 
 
 def scored(bundle: Bundle, under: Bundle, records: Sequence[ImageRecord], name: str) -> Scored:
-    """What the weights of one bundle answer under the manifest of another."""
+    """What the weights of one bundle predict under the manifest of another."""
     told = replace(bundle, manifest=replace(under.manifest, files=bundle.manifest.files))
     predictor = Predictor(told.manifest, OpenVinoBackend.load(told, "f32"))
     return score_all(records, predictor, name, TerminalProgress())

@@ -1,11 +1,11 @@
-"""Service and node under good and hostile input: is all that is good answered, is memory flat.
+"""Service and node under good and hostile input: are all good images scored, is memory flat.
 
     python benchmarks/hostile.py [--minutes 60 | --quick] [--model default] [--share 20]
 
 One in `--share` inputs is hostile: files that state thousands of parts, streams of hundreds of
 scans, half heads, slow bodies, readers that never read, objects that are none. All on loopback. The
 memory of each process tree is measured every second. Prints Markdown; exits with 1 if a good image
-had no answer or two, if anything was answered 500, or if memory grew by more than 50 MB after the
+had no result or two, if any response was a 500, or if memory grew by more than 50 MB after the
 first sixth of the time.
 """
 
@@ -43,7 +43,7 @@ MANY = 200_000
 MOST_GROWTH_MB = 50.0
 NODE = 11122
 STALLED = 60.0
-"""Seconds without an answer after which the node is taken to have stopped scoring."""
+"""Seconds without a result after which the node is taken to have stopped scoring."""
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ def idle_client(port: int, until: float) -> None:
 
 
 def post(
-    url: str, films: list[bytes], bad: list[bytes], share: int, until: float, to: Seen
+    url: str, images: list[bytes], bad: list[bytes], share: int, until: float, to: Seen
 ) -> None:
     """One client of the service."""
     number = 0
@@ -102,7 +102,8 @@ def post(
         while time.monotonic() < until:
             number += 1
             hostile_one = number % share == 0
-            content = bad[number // share % len(bad)] if hostile_one else films[number % len(films)]
+            of, place = (bad, number // share) if hostile_one else (images, number)
+            content = of[place % len(of)]
             began = time.perf_counter()
             status = status_of(client, content, until, to)
             if status != 503:
@@ -111,29 +112,29 @@ def post(
 
 
 def status_of(client: httpx.Client, content: bytes, until: float, to: Seen) -> int:
-    """The status of one upload: asked again as the server says, or once where it was cut off.
+    """The status of one upload: sent again at Retry-After, or once where it was cut off.
 
     A server may close a connection that was idle just when the next request leaves.
     """
     tries = 2
     while True:
         try:
-            answer = client.post("v1/predictions", files={"file": ("x", content)})
+            response = client.post("v1/predictions", files={"file": ("x", content)})
         except httpx.TransportError:
             to.cut_off += 1
             tries -= 1
             if tries == 0:
                 return 0
             continue
-        if answer.status_code != 503 or time.monotonic() >= until:
-            return answer.status_code
-        time.sleep(float(answer.headers["Retry-After"]))
+        if response.status_code != 503 or time.monotonic() >= until:
+            return response.status_code
+        time.sleep(float(response.headers["Retry-After"]))
 
 
-def store(films: list[bytes], bad: list[bytes], share: int, until: float, sent: list[str]) -> None:
+def store(images: list[bytes], bad: list[bytes], share: int, until: float, sent: list[str]) -> None:
     """One sender to the node; `sent` are the UIDs of good images that were acknowledged."""
     number = 0
-    datasets = [dcmread(BytesIO(film)) for film in films]
+    datasets = [dcmread(BytesIO(image)) for image in images]
     while time.monotonic() < until:
         association = modality().associate("127.0.0.1", NODE, ae_title="PNEUMOSCOPE")
         while association.is_established and time.monotonic() < until:
@@ -145,10 +146,10 @@ def store(films: list[bytes], bad: list[bytes], share: int, until: float, sent: 
             try:
                 uid = generate_uid()
                 dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
-                answer = association.send_c_store(dataset)
+                response = association.send_c_store(dataset)
             except (ValueError, RuntimeError, AttributeError):
                 break
-            if answer.get("Status") == 0 and number % share:
+            if response.get("Status") == 0 and number % share:
                 sent.append(str(dataset.SOPInstanceUID))
             time.sleep(0.2)
         if association.is_established:
@@ -195,7 +196,7 @@ def main() -> int:
         place = Path(folder)
         for kind in ("png", "dicom"):
             write_phantoms(place / kind, 20, format=kind)
-        films = [p.read_bytes() for p in sorted((place / "png").rglob("*.png"))]
+        images = [p.read_bytes() for p in sorted((place / "png").rglob("*.png"))]
         dicoms = [p.read_bytes() for p in sorted((place / "dicom").rglob("*.dcm"))]
         bad = hostile_contents()
         told = (place / "serve.log").open("w+")
@@ -217,7 +218,7 @@ def main() -> int:
         until = time.monotonic() + seconds
         seen, sent = Seen(), list[str]()
         threads = [
-            *(begin(post, url, films, bad, asked.share, until, seen) for _ in range(4)),
+            *(begin(post, url, images, bad, asked.share, until, seen) for _ in range(4)),
             *(begin(store, dicoms, bad, asked.share, until, sent) for _ in range(2)),
             begin(idle_client, int(url.rstrip("/").rsplit(":", 1)[1]), until),
             begin(watch, {"service": service.pid, "node": node.pid}, until, seen),
@@ -225,17 +226,17 @@ def main() -> int:
         for thread in threads:
             thread.join(seconds + 180)
         ended_at = time.monotonic()
-        answered = drained(place / "spool")
+        scored = drained(place / "spool")
         queued = time.monotonic() - ended_at
         service.terminate()
         node.terminate()
         ended = (service.wait(60), node.wait(60))
     print(f"The node scored what was queued for {queued:.0f} s after the last image came.\n")
-    return judged(seen, len(sent), answered, ended, seconds)
+    return judged(seen, len(sent), scored, ended, seconds)
 
 
 def listening(log: Path) -> str:
-    """The service's address, once it says it."""
+    """The service's address, once it has printed it."""
     while True:
         for line in log.read_text().splitlines():
             if json.loads(line).get("event") == "listening":
@@ -244,7 +245,7 @@ def listening(log: Path) -> str:
 
 
 def drained(spool: Path) -> Counter[int]:
-    """How often each image was answered, once none waits, or none was answered for a while."""
+    """How often each image was scored, once none waits, or none was scored for a while."""
     most, since = -1, time.monotonic()
     while True:
         lines = audited(spool)
@@ -254,27 +255,27 @@ def drained(spool: Path) -> Counter[int]:
         if done.total() > most:
             most, since = done.total(), time.monotonic()
         if came <= set(done) | aside or time.monotonic() - since > STALLED:
-            return Counter({film: done[film] for film in came - aside})
+            return Counter({image: done[image] for image in came - aside})
         time.sleep(1.0)
 
 
 def judged(
-    seen: Seen, sent: int, answered: Counter[int], ended: tuple[int, int], seconds: float
+    seen: Seen, sent: int, scored: Counter[int], ended: tuple[int, int], seconds: float
 ) -> int:
     """Print what was found; 1 if it is not good enough."""
     grown = {name: growth(points, seconds) for name, points in seen.memory.items()}
     print(f"| {seconds:.0f} s | good | hostile |\n| --- | --- | --- |")
     print(f"| service, statuses | {dict(seen.good)} | {dict(seen.bad)} |")
     print(f"| node | {sent} acknowledged | |")
-    once = sum(count == 1 for count in answered.values())
-    print(f"\nNode: {once} of {len(answered)} images that came were answered once.")
+    once = sum(count == 1 for count in scored.values())
+    print(f"\nNode: {once} of {len(scored)} images that came were scored once.")
     print(f"Longest wait at the service: {seen.longest:.1f} s. Exit codes: {ended}.")
-    print(f"Connections that ended before an answer: {seen.cut_off}.")
+    print(f"Connections that ended before a response: {seen.cut_off}.")
     for name, points in seen.memory.items():
         most = max(mb for _, mb in points)
         print(f"Memory of the {name}: at most {most:.0f} MB, grew by {grown[name]:.0f} MB.")
     good = set(seen.good) <= {200, 422} and 500 not in seen.bad
-    once_each = once == len(answered) and len(answered) >= sent
+    once_each = once == len(scored) and len(scored) >= sent
     flat = all(value <= MOST_GROWTH_MB for value in grown.values())
     return 0 if good and once_each and flat and ended == (0, 0) else 1
 

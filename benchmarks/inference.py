@@ -1,18 +1,18 @@
-"""Files to a table of answers: pneumoscope beside the stock way, end to end.
+"""Files to a table of predictions: pneumoscope beside the stock way, end to end.
 
     python benchmarks/inference.py DATA [--model default] [--images 600] [--large 150]
         [--precisions f32 bf16 int8] [--repeat 3]
 
 The stock way is what one would write in an afternoon: `tf.data` reads, decodes and resizes, the
-Keras model of the same weights predicts, a CSV is written; its answers are calibrated alike; its
-heatmaps are Grad-CAM by `tf.GradientTape`, blended and saved by Pillow. Ours runs in every
+Keras model of the same weights predicts, a CSV is written; its predictions are calibrated alike;
+its heatmaps are Grad-CAM by `tf.GradientTape`, blended and saved by Pillow. Ours runs in every
 precision that the model is certified for and the processor has, with and without heatmaps. Each way
 runs in a process of its own, counted from start to end and, for the rates, less the time of one
 image (start-up). Once on the files as they are, once on JPEGs of 2 megapixels made from them.
-Prints Markdown: images/s, ratios, what heatmaps cost, the largest difference between the answers,
-peak memory, and which share that is of the processor's peak: of a large matrix product in float32
-(for stock and f32) or bfloat16 (for bf16 and int8), measured by the same engine in the same run.
-Processor time per image is told too: on a machine that others use, it is what can be believed.
+Prints Markdown: images/s, ratios, what heatmaps cost, the largest difference of probability, peak
+memory, and which share that is of the processor's peak: of a large matrix product in float32 (for
+stock and f32) or bfloat16 (for bf16 and int8), measured by the same engine in the same run.
+Processor time per image is printed too: on a machine that others use, it is the reliable number.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Timed:
     table: Path
 
 
-def predict_the_stock_way(films: Path, model: str, out: Path, heatmaps: Path | None) -> None:
+def predict_the_stock_way(images: Path, model: str, out: Path, heatmaps: Path | None) -> None:
     """`tf.data` and Keras: paths and probabilities into a CSV, heatmaps into a folder."""
     import tensorflow as tf
 
@@ -76,7 +76,7 @@ def predict_the_stock_way(films: Path, model: str, out: Path, heatmaps: Path | N
     (network,) = load_networks(bundle)
     size = bundle.manifest.preprocessing.size
     standardise = bundle.manifest.preprocessing.normalisation == "standardise"
-    paths = films.read_text().splitlines()
+    paths = images.read_text().splitlines()
 
     def read(path: tf.Tensor) -> tf.Tensor:
         grey = tf.io.decode_jpeg(tf.io.read_file(path), channels=1)
@@ -127,10 +127,10 @@ def _with_autodiff_heatmaps(
         found.append(probabilities.numpy())
         for cam in cams.numpy():
             number, path = next(names)
-            film = Image.open(path).convert("RGB")
-            heat = Image.fromarray(np.uint8(128 * cam)).resize(film.size, Image.Resampling.BICUBIC)
-            film.paste((255, 0, 0), mask=heat)
-            film.save(folder / f"{number}.png")
+            image = Image.open(path).convert("RGB")
+            heat = Image.fromarray(np.uint8(128 * cam)).resize(image.size, Image.Resampling.BICUBIC)
+            image.paste((255, 0, 0), mask=heat)
+            image.save(folder / f"{number}.png")
     return np.concatenate(found)
 
 
@@ -157,7 +157,7 @@ def timed(command: Sequence[str], table: Path) -> Timed:
 
 
 def run_all(
-    films: Sequence[Path],
+    images: Sequence[Path],
     model: str,
     folder: Path,
     precisions: Sequence[Precision],
@@ -166,13 +166,13 @@ def run_all(
     """Every way over the same images: stock, then each precision; each without heatmaps and with.
 
     All are run so often, in turns, but stock with heatmaps, which takes minutes, once; the run of
-    median time is told.
+    median time is returned.
     """
     folder.mkdir()
-    lists = folder / "films.txt"
-    lists.write_text("\n".join(map(str, films)))
-    with (folder / "films.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([("path",), *((path,) for path in films)])
+    lists = folder / "images.txt"
+    lists.write_text("\n".join(map(str, images)))
+    with (folder / "images.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("path",), *((path,) for path in images)])
     runs: dict[str, list[Timed]] = {}
     for way in ("stock", *precisions):
         for number in range(repeat):
@@ -182,7 +182,7 @@ def run_all(
                 name = f"{way}{HEATMAPS if heatmaps else ''}"
                 table = folder / f"{name}.csv"
                 command = [
-                    *(sys.executable, "-m", "pneumoscope", "predict", str(folder / "films.csv")),
+                    *(sys.executable, "-m", "pneumoscope", "predict", str(folder / "images.csv")),
                     *("--model", model, "--out", str(table), "-q", "--precision", way),
                 ]
                 if way == "stock":
@@ -201,25 +201,25 @@ def furthest(one: Path, other: Path) -> float:
     """The largest difference of probability between two tables."""
     both = [list(csv.DictReader(path.open())) for path in (one, other)]
     pairs = zip(*both, strict=True)
-    # What the input check refused has no probability on our side.
-    answered = [(a, b) for a, b in pairs if a["probability"] and b["probability"]]
-    return max(abs(float(a["probability"]) - float(b["probability"])) for a, b in answered)
+    # What the input check rejected has no probability on our side.
+    scored = [(a, b) for a, b in pairs if a["probability"] and b["probability"]]
+    return max(abs(float(a["probability"]) - float(b["probability"])) for a, b in scored)
 
 
-def enlarged(films: Sequence[Path], folder: Path) -> list[Path]:
+def enlarged(images: Sequence[Path], folder: Path) -> list[Path]:
     """JPEGs of 2 megapixels made from images."""
     folder.mkdir()
     made = []
-    for number, film in enumerate(films):
+    for number, image in enumerate(images):
         path = folder / f"{number}.jpeg"
-        large = Image.open(film).convert("L").resize(LARGE, Image.Resampling.BICUBIC)
+        large = Image.open(image).convert("L").resize(LARGE, Image.Resampling.BICUBIC)
         large.save(path, quality=92)
         made.append(path)
     return made
 
 
 def certified(model: str) -> list[Precision]:
-    """What the model can be asked in, on this processor."""
+    """The precisions in which the model can run on this processor."""
     certificates = load_bundle(model).manifest.certificates
     found = []
     for precision in PRECISIONS:
@@ -316,7 +316,7 @@ def main() -> None:
         predict_the_stock_way(asked.stock[0], asked.model, asked.stock[1], asked.heatmaps)
         return
     found = sorted(p.resolve() for p in asked.data.rglob("*.jpeg"))
-    films = [found[k] for k in np.linspace(0, len(found) - 1, asked.images).astype(int)]
+    images = [found[k] for k in np.linspace(0, len(found) - 1, asked.images).astype(int)]
     print(
         f"{date.today().isoformat()}, {os.cpu_count()} cores, {processor()}, "
         f"Python {platform.python_version()}.\n"
@@ -330,13 +330,13 @@ def main() -> None:
     print(f"{work.image:.1f} GFLOP an image; at most {told} GFLOP/s by a matrix product.\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run_all(films[:1], model, folder / "warm-up", ways)  # fills caches on all sides
-        one = run_all(films[:1], model, folder / "one", ways, asked.repeat)
-        many = run_all(films, model, folder / "many", ways, asked.repeat)
-        print(report("Files as they are", len(films), one, many, work))
+        run_all(images[:1], model, folder / "warm-up", ways)  # fills caches on all sides
+        one = run_all(images[:1], model, folder / "one", ways, asked.repeat)
+        many = run_all(images, model, folder / "many", ways, asked.repeat)
+        print(report("Files as they are", len(images), one, many, work))
         if not asked.large:
             return
-        large = enlarged(films[: asked.large], folder / "large")
+        large = enlarged(images[: asked.large], folder / "large")
         one = run_all(large[:1], model, folder / "one-large", ways, asked.repeat)
         many = run_all(large, model, folder / "many-large", ways, asked.repeat)
         print(report("JPEGs of 2 megapixels", len(large), one, many, work))

@@ -1,10 +1,10 @@
-"""What a model's input check refuses: images that it should not, other images that it should.
+"""What a model's input check rejects: images that it should not, other images that it should.
 
     python benchmarks/input_check.py SPLIT_CSV [--split test] [--model default] [--others DIR]
 
 Three tables in Markdown: images of the split as they are, by class; changed copies of them, some
 changes being of other strengths than the check was made with; other images by category, with the
-share refused under the right code. `--others` adds a folder of images none of which is a frontal
+share rejected under the right code. `--others` adds a folder of images none of which is a frontal
 chest X-ray. `--json` prints one document instead. Intervals are Wilson's. No X-ray is written.
 """
 
@@ -37,10 +37,10 @@ from pneumoscope.records import CLASS_NAMES, SPLITS, ImageRecord, Prediction
 from pneumoscope.report.formatting import percent
 from pneumoscope.storage import write_text
 
-MOST_REFUSED = 0.02
-MOST_CHANGED_REFUSED = 0.03
+MOST_REJECTED = 0.02
+MOST_CHANGED_REJECTED = 0.03
 LEAST_RIGHT = 0.98
-"""Limits: refusals of images, of changed copies, and right refusals of other images (issue 5)."""
+"""Limits: rejected images, rejected changed copies, and other images rejected rightly (issue 5)."""
 
 _LEVEL = 0.95
 _BY_NAME = {perturbation.name: perturbation for perturbation in PERTURBATIONS}
@@ -61,7 +61,7 @@ _BETWEEN = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Images of one kind: how many, how many refused, and of these how many with the right code."""
+    """Images of one category: all, the rejected, and those of them with the right code."""
 
     title: str
     images: int
@@ -70,9 +70,9 @@ class Row:
     reasons: dict[str, int]
 
 
-def counted(title: str, answers: Iterable[tuple[Prediction, Reason | None]]) -> Row:
-    """Count answers, each with the code that would be right for it."""
-    found = list(answers)
+def counted(title: str, predictions: Iterable[tuple[Prediction, Reason | None]]) -> Row:
+    """Count predictions, each with the code that would be right for it."""
+    found = list(predictions)
     reasons = Counter(str(p.reason) for p, _ in found if p.reason is not None)
     right = sum(p.reason is not None and p.reason == wanted for p, wanted in found)
     return Row(title, len(found), reasons.total(), right, dict(reasons.most_common()))
@@ -89,12 +89,14 @@ def changes() -> Iterator[Perturbation]:
     yield Perturbation("mirrored", "mirrored", lambda image, _: image[:, ::-1].copy(), 0.0)
 
 
-def films(records: Sequence[ImageRecord], predictor: Predictor, progress: Progress) -> list[Row]:
+def unchanged_images(
+    records: Sequence[ImageRecord], predictor: Predictor, progress: Progress
+) -> list[Row]:
     """Images as they are: all, and by class."""
     with progress.task("images", len(records), "images") as task:
         found: list[Prediction] = []
-        for answer in predictor.predict_files([record.path for record in records]):
-            found.append(answer.prediction)
+        for result in predictor.predict_files([record.path for record in records]):
+            found.append(result.prediction)
             task.advance()
     rows = [counted("all", ((p, None) for p in found))]
     for label, name in enumerate(CLASS_NAMES):
@@ -103,10 +105,10 @@ def films(records: Sequence[ImageRecord], predictor: Predictor, progress: Progre
     return rows
 
 
-def changed_films(
+def changed_images(
     records: Sequence[ImageRecord], predictor: Predictor, progress: Progress
 ) -> list[Row]:
-    """Changed copies of images, one row for each change, most refused first."""
+    """Changed copies of images, one row for each change, most rejected first."""
     ways = list(changes())
     found: list[list[Prediction]] = [[] for _ in ways]
 
@@ -116,8 +118,8 @@ def changed_films(
                 yield f"{record.path} ({way.title})", way.apply(pixels)
 
     with progress.task("changed images", len(records) * len(ways), "images") as task:
-        for number, answer in enumerate(predictor.predict_images(copies())):
-            found[number % len(ways)].append(answer.prediction)
+        for number, result in enumerate(predictor.predict_images(copies())):
+            found[number % len(ways)].append(result.prediction)
             task.advance()
     rows = [
         counted(way.title, ((p, None) for p in each)) for way, each in zip(ways, found, strict=True)
@@ -127,7 +129,7 @@ def changed_films(
     return [counted("all", everything), *rows]
 
 
-def turned_films(records: Sequence[ImageRecord]) -> Iterator[Other]:
+def turned_images(records: Sequence[ImageRecord]) -> Iterator[Other]:
     """Each image turned by 90°, 180° and 270°, and inverted."""
     turns: dict[str, tuple[Callable[[Any], Any], Reason]] = {
         "images turned by 90°": (np.rot90, Reason.ROTATED),
@@ -186,8 +188,8 @@ def _spread(records: Sequence[ImageRecord], most: int) -> Sequence[ImageRecord]:
 
 
 def markdown(rows: Sequence[Row], what: str, *, right: bool = False) -> str:
-    """A table; `right` adds the share that was refused with the right code."""
-    head = f"| {what} | images | refused | 95 % interval |"
+    """A table; `right` adds the share that was rejected with the right code."""
+    head = f"| {what} | images | rejected | 95 % interval |"
     lines = [head + (" right code | codes |" if right else " codes |")]
     lines.append("|" + " --- |" * (5 + right))
     for row in rows:
@@ -203,9 +205,9 @@ def markdown(rows: Sequence[Row], what: str, *, right: bool = False) -> str:
 def verdicts(plain: Row, changed: Row, other: Row) -> list[str]:
     """Each limit, and whether it holds."""
     found = (
-        ("images refused", plain.refused / plain.images, MOST_REFUSED, True),
-        ("changed images refused", changed.refused / changed.images, MOST_CHANGED_REFUSED, True),
-        ("others refused rightly", other.right / other.images, LEAST_RIGHT, False),
+        ("images rejected", plain.refused / plain.images, MOST_REJECTED, True),
+        ("changed images rejected", changed.refused / changed.images, MOST_CHANGED_REJECTED, True),
+        ("others rejected rightly", other.right / other.images, LEAST_RIGHT, False),
     )
     return [
         f"**{'Holds' if (share <= limit if most else share >= limit) else 'Fails'}**: {title} "
@@ -220,10 +222,10 @@ def measure(asked: argparse.Namespace, progress: Progress) -> tuple[dict[str, An
     if not records:
         raise InputError(f"{asked.data}: has no {asked.split} split. Give another --split.")
     predictor = Predictor.load(asked.model)
-    plain = films(records, predictor, progress)
-    changed = changed_films(_spread(records, asked.changed), predictor, progress)
+    plain = unchanged_images(records, predictor, progress)
+    changed = changed_images(_spread(records, asked.changed), predictor, progress)
     images = [*drawn(asked.each, asked.seed), *photographs(2 * asked.each, asked.seed), *slices()]
-    images += turned_films(_spread(records, asked.turned))
+    images += turned_images(_spread(records, asked.turned))
     images += in_folder(asked.others) if asked.others else []
     other = others(images, predictor, progress)
     told = verdicts(plain[0], changed[0], other[0])
@@ -239,7 +241,7 @@ def measure(asked: argparse.Namespace, progress: Progress) -> tuple[dict[str, An
     )
     document = {
         name: [asdict(row) for row in rows]
-        for name, rows in (("films", plain), ("changed", changed), ("others", other))
+        for name, rows in (("images", plain), ("changed", changed), ("others", other))
     }
     return document | {"verdicts": told}, "\n\n".join([about, *tables, *told])
 
@@ -250,8 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="a split CSV, or any DATA with splits")
     parser.add_argument("--split", choices=(*SPLITS, "all"), default="test")
     parser.add_argument("--model", default="default", help="a bundle, a run, or 'default'")
-    parser.add_argument("--others", type=Path, help="a folder of images to be refused")
-    parser.add_argument("--each", type=int, default=20, help="drawn images of every kind")
+    parser.add_argument("--others", type=Path, help="a folder of images to be rejected")
+    parser.add_argument("--each", type=int, default=20, help="drawn images of every category")
     parser.add_argument("--turned", type=int, default=25, help="images that are turned, at most")
     parser.add_argument("--changed", type=int, default=100, help="images that are changed, at most")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")

@@ -2,7 +2,7 @@
 
     python benchmarks/kills.py DATA [--model default] [--images 4000] [--kills 10] [--workers 0]
 
-First one run to its end, which says how long it takes. Then as many runs with `--resume` as there
+First one run to its end, which shows how long it takes. Then as many runs with `--resume` as there
 are kills, each ended by SIGKILL at a moment drawn at random, so that they share the way among them;
 then one more to the end. Prints Markdown: when each kill came, how many rows it left, and whether
 the two tables agree byte for byte. Ends with 1 if they don't, or a run was over before its kill.
@@ -70,12 +70,12 @@ def kill_one_by_one(
         yield Killed(time.monotonic() - started, rows_in(journal), alive)
 
 
-def linked(films: Sequence[Path], count: int, folder: Path) -> None:
+def linked(images: Sequence[Path], count: int, folder: Path) -> None:
     """A folder of `count` links to images, over and over the same."""
     folder.mkdir()
     for number in range(count):
-        film = films[number % len(films)]
-        (folder / f"{number:07}{film.suffix}").symlink_to(film)
+        image = images[number % len(images)]
+        (folder / f"{number:07}{image.suffix}").symlink_to(image)
 
 
 def main() -> None:
@@ -91,9 +91,9 @@ def main() -> None:
     found = sorted(path.resolve() for path in asked.data.rglob("*.jpeg"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        linked(found, asked.images, folder / "films")
+        linked(found, asked.images, folder / "images")
         command = [
-            *(sys.executable, "-m", "pneumoscope", "predict", str(folder / "films")),
+            *(sys.executable, "-m", "pneumoscope", "predict", str(folder / "images")),
             *("--model", asked.model, "--workers", str(asked.workers), "-q", "--out"),
         ]
         whole, broken = folder / "whole.csv", folder / "broken.csv"

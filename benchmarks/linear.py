@@ -33,14 +33,14 @@ class Measured:
     peak_mb: float
 
 
-def linked(films: Sequence[Path], count: int, folder: Path) -> Path:
+def linked(images: Sequence[Path], count: int, folder: Path) -> Path:
     """A folder of folders with `count` links to images, over and over the same."""
     for number in range(count):
-        film = films[number % len(films)]
+        image = images[number % len(images)]
         inner = folder / f"{number // _PER_FOLDER:05}"
         if number % _PER_FOLDER == 0:
             inner.mkdir(parents=True)
-        (inner / f"{number:07}{film.suffix}").symlink_to(film)
+        (inner / f"{number:07}{image.suffix}").symlink_to(image)
     return folder
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--precision", help="handed on to predict")
     asked = parser.parse_args()
-    films = sorted(path.resolve() for path in asked.data.rglob("*.jpeg"))
+    images = sorted(path.resolve() for path in asked.data.rglob("*.jpeg"))
     options = ["--model", asked.model, "--workers", str(asked.workers), "-q"]
     options += ["--precision", asked.precision] if asked.precision else []
     start = [sys.executable, "-m", "pneumoscope", "predict"]
@@ -91,15 +91,15 @@ def main() -> None:
         def run(what: Path) -> Measured:
             return measured([*start, str(what), *options, "--out", str(folder / "p.csv")])
 
-        run(linked(films, 2, folder / "two"))  # fills the cache of compiled graphs: both sizes
-        run(films[0])
-        alone = run(films[0])
+        run(linked(images, 2, folder / "two"))  # fills the cache of compiled graphs: both sizes
+        run(images[0])
+        alone = run(images[0])
         print(
             f"{date.today().isoformat()}, {os.cpu_count()} cores, {platform.machine()}, "
             f"Python {platform.python_version()}; one image: {alone.seconds:.1f} s, "
             f"{alone.peak_mb:.0f} MB.\n"
         )
-        found = {n: run(linked(films, n, folder / str(n))) for n in asked.counts}
+        found = {n: run(linked(images, n, folder / str(n))) for n in asked.counts}
     print(table_of(found, alone))
 
 

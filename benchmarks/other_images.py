@@ -171,7 +171,7 @@ def hand(stream: np.random.Generator) -> Pixels:
             for end in shaft:
                 _dot(bone, end, 0.02 * scale * (1 - 0.12 * k))
     turned = float(stream.uniform(-25, 25))
-    return _film(stream, [(tissue, 0.3), (bones, 0.45)], turned)
+    return _xray(stream, [(tissue, 0.3), (bones, 0.45)], turned)
 
 
 def skull(stream: np.random.Generator) -> Pixels:
@@ -206,7 +206,7 @@ def skull(stream: np.random.Generator) -> Pixels:
     for k in range(5):
         vertebra = _at(middle, 0.05 * wide, (1.1 + 0.19 * k) * high)
         bone.rectangle(_box(vertebra, 0.2 * wide, 0.075 * high), fill=255)
-    return _film(
+    return _xray(
         stream, [(tissue, 0.4), (bones, 0.4), (holes, -0.2)], float(stream.uniform(-10, 10))
     )
 
@@ -225,7 +225,7 @@ DRAWN: dict[str, Callable[[np.random.Generator], Pixels]] = {
 
 
 def drawn(each: int, seed: int = 0) -> Iterator[Other]:
-    """`each` images of every kind that is drawn here."""
+    """`each` images of every category that is drawn here."""
     for number, (category, draw) in enumerate(DRAWN.items()):
         for k in range(each):
             yield Other(category, draw(np.random.default_rng([seed, number, k])))
@@ -331,7 +331,7 @@ def _dot(draw: ImageDraw.ImageDraw, centre: NDArray[np.float64], radius: float) 
     draw.ellipse(_box(centre, radius, radius), fill=255)
 
 
-def _film(
+def _xray(
     stream: np.random.Generator, layers: list[tuple[Image.Image, float]], turned: float
 ) -> Pixels:
     """Layers of thickness as an image: blurred edges, noise, exposure."""

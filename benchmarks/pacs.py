@@ -5,7 +5,7 @@
 Orthanc (as Debian has it), the node and the senders run where there is no network but loopback
 (`unshare -n`), the node as its own command with a real model. Images are synthetic. Senders store
 each image until it is acknowledged, and never again; every report ends in Orthanc, and a capture of
-every image that the model does not refuse (drawings are no X-rays). Prints Markdown; exits with 1
+every image that the model does not reject (drawings are no X-rays). Prints Markdown; exits with 1
 if a report or capture is missing or there is one too many.
 """
 
@@ -64,37 +64,37 @@ def main() -> int:
         return subprocess.run(command, env=environment).returncode
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        films = made_films(folder, asked.images)
-        wanted = {"SR": len(films), "OT": answered(films, asked.model)}
+        images = made_images(folder, asked.images)
+        wanted = {"SR": len(images), "OT": predicted(images, asked.model)}
         with orthanc.orthanc(folder, NODE, route=False):
-            seconds, kills = storm(folder, films, sum(wanted.values()), asked)
+            seconds, kills = storm(folder, images, sum(wanted.values()), asked)
             found = orthanc.instances()
         return told(folder, found, wanted, seconds, kills, asked)
 
 
-def made_films(folder: Path, count: int) -> list[bytes]:
+def made_images(folder: Path, count: int) -> list[bytes]:
     """Images of as many patients, of a few patterns."""
     paths = sorted(
         write_phantoms(folder / "xrays", PATTERNS, format="dicom", size=640).rglob("*.dcm")
     )
-    films = []
+    images = []
     for k in range(count):
         dataset = dcmread(paths[k % len(paths)])
-        dataset.PatientID = f"FILM-{k:05}"
+        dataset.PatientID = f"XRAY-{k:05}"
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
             dataset[keyword].value = generate_uid(entropy_srcs=[keyword, str(k)])
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         stream = BytesIO()
         dataset.save_as(stream)
-        films.append(stream.getvalue())
-    return films
+        images.append(stream.getvalue())
+    return images
 
 
-def answered(films: list[bytes], model: str) -> int:
-    """How many of the images the model answers for; the others get a report of their refusal."""
+def predicted(images: list[bytes], model: str) -> int:
+    """How many of the images the model scores; the others get a report of their rejection."""
     predictor = Predictor.load(model)
-    patterns = [predictor.predict_bytes(film).prediction.status for film in films[:PATTERNS]]
-    return sum(patterns[k % PATTERNS] == "ok" for k in range(len(films)))
+    patterns = [predictor.predict_bytes(image).prediction.status for image in images[:PATTERNS]]
+    return sum(patterns[k % PATTERNS] == "ok" for k in range(len(images)))
 
 
 def start(folder: Path, model: str) -> subprocess.Popen[bytes]:
@@ -106,7 +106,7 @@ def start(folder: Path, model: str) -> subprocess.Popen[bytes]:
 
 
 def storm(
-    folder: Path, films: list[bytes], wanted: int, asked: argparse.Namespace
+    folder: Path, images: list[bytes], wanted: int, asked: argparse.Namespace
 ) -> tuple[float, int]:
     """Send all, kill now and then, wait for `wanted` objects in Orthanc; seconds and kills."""
     acknowledged: list[int] = []
@@ -117,7 +117,7 @@ def storm(
     threads = [
         threading.Thread(
             target=send_until_acknowledged,
-            args=(NODE, films[k :: asked.associations], acknowledged.append, over, f"SENDER{k}"),
+            args=(NODE, images[k :: asked.associations], acknowledged.append, over, f"SENDER{k}"),
         )
         for k in range(asked.associations)
     ]
@@ -125,7 +125,7 @@ def storm(
         thread.start()
     kills = 0
     for k in range(asked.kills):
-        while len(acknowledged) < (k + 1) * len(films) // (asked.kills + 1):
+        while len(acknowledged) < (k + 1) * len(images) // (asked.kills + 1):
             time.sleep(0.01)
         node.kill()
         node.wait()
@@ -163,12 +163,12 @@ def told(
     asked: argparse.Namespace,
 ) -> int:
     """Print the table; 1 if anything is missing or double."""
-    films = wanted["SR"]
+    images = wanted["SR"]
     of_patient = Counter((entry["PatientID"], entry["Modality"]) for entry in found)
     events = Counter(line["event"] for line in audited(folder / "spool"))
     print(
         f"{date.today().isoformat()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"model {asked.model}: {films} images by {asked.associations} associations, node killed "
+        f"model {asked.model}: {images} images by {asked.associations} associations, node killed "
         f"{kills} times.\n\n| | in Orthanc | missing | doubled |\n| --- | --- | --- | --- |"
     )
     wrong = 0
@@ -178,7 +178,7 @@ def told(
         wrong += missing + doubled
         print(f"| {name} | {sum(counts)} | {missing} | {doubled} |")
     print(
-        f"\n{films / seconds:.1f} images/s from the first byte to the last report in Orthanc, with "
+        f"\n{images / seconds:.1f} images/s from first byte to last report in Orthanc, with "
         f"kills ({seconds:.0f} s). Audit: {json.dumps(dict(sorted(events.items())))}"
     )
     return 1 if wrong else 0

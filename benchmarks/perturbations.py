@@ -1,4 +1,4 @@
-"""How far a model's answers hold when the images come from another scanner or site: a table.
+"""How far a model's predictions hold when the images come from another scanner or site: a table.
 
     python benchmarks/perturbations.py SPLIT_CSV [--split test] [--model default] [--out FILE.md]
 
@@ -103,12 +103,12 @@ def score(
 ) -> Scores:
     """Every record as it is and as each change has it, through the predictor.
 
-    Each image is decoded once, and its copies are made just before they are answered for. An image
+    Each image is decoded once, and its copies are made just before they are scored. An image
     that can't be read is left out of every row alike.
 
     Raises:
         DataError: no image of one of the classes could be read.
-        PneumoscopeError: the model's answer is no number.
+        PneumoscopeError: the model's output is no number.
     """
     read: list[ImageRecord] = []
     ways = 1 + len(changes)
@@ -116,21 +116,21 @@ def score(
     def copies() -> Iterator[tuple[str, Float32Array]]:
         for record in records:
             try:
-                film = read_image(record.path).pixels
+                image = read_image(record.path).pixels
             except ImageRefusedError as error:
                 print(f"left out: {error}", file=sys.stderr)
                 continue
             read.append(record)
-            yield str(record.path), film
+            yield str(record.path), image
             for name, change in changes.items():
-                yield f"{record.path} ({name})", change(film)
+                yield f"{record.path} ({name})", change(image)
 
     found: list[float] = []
     with progress.task("Changed copies", len(records) * ways, "images") as task:
-        for answer in predictor.predict_images(copies()):
-            if answer.prediction.probability is None:
-                raise PneumoscopeError(f"{answer.prediction.path}: {answer.prediction.detail}")
-            found.append(answer.prediction.probability)
+        for result in predictor.predict_images(copies()):
+            if result.prediction.probability is None:
+                raise PneumoscopeError(f"{result.prediction.path}: {result.prediction.detail}")
+            found.append(result.prediction.probability)
             task.advance()
     require_both_classes(read, f"the {len(read)} of {len(records)} images that can be read")
     return Scores(tuple(read), len(records) - len(read), np.reshape(found, (len(read), ways)))
@@ -231,7 +231,7 @@ def records_of(
 def measure(asked: argparse.Namespace, progress: Progress) -> tuple[dict[str, Any], str]:
     """Measure as asked: the document and the Markdown."""
     records = records_of(asked.data, asked.split)
-    predictor = Predictor.load(asked.model, input_check=False)  # every copy has to have an answer
+    predictor = Predictor.load(asked.model, input_check=False)  # every copy needs a result
     threshold, interval = predictor.manifest.threshold, IntervalConfig()
     changes = {each.name: partial(each.apply, seed=asked.seed) for each in PERTURBATIONS}
     scores = score(records, predictor, changes, progress)

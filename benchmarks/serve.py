@@ -2,12 +2,12 @@
 
     python benchmarks/serve.py [--model default] [--clients 64] [--seconds 180] [--images 40]
 
-Each client sends an image, waits for the answer and sends the next; told to come back later (503),
-it comes back after Retry-After. `pneumoscope predict` answers for the same images in the same run,
-before and after, and what it does in a second is what the server is measured by. The clients run
-on the same processor; they send bytes that were made before, and what they cost is told. The images
-are drawn, so no data are needed. Prints Markdown: statuses, latency of what was answered,
-throughput, processor time, memory.
+Each client sends an image, waits for the response and sends the next; after a 503 it comes back at
+Retry-After. `pneumoscope predict` scores the same images in the same run, before and after: the
+server's throughput is compared with it. The clients run on the same processor; they send bytes that
+were made before, and their cost is printed. The images are drawn, so no data are needed. Prints
+Markdown: statuses, latency of the images that were scored or rejected, throughput, processor time,
+memory.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from PIL import Image
 LARGE = (1600, 1250)
 """Width and height of an image of 2 megapixels."""
 
-ANSWERED = (200, 422)
-"""Statuses of images that went through the network: answered, or refused for what they show. To
-`predict` both are a row, which is counted alike."""
+HANDLED = (200, 422)
+"""Statuses of images that went through the network: scored, or rejected for what they show. Both
+are a row of `predict`, and counted alike."""
 
 SAMPLING = 5.0
 """Seconds between two looks at memory: a look costs about a third of an image."""
@@ -59,21 +59,21 @@ class Load:
     clients_worked: float = 0.0
 
 
-def draw_films(folder: Path, count: int) -> list[Path]:
+def draw_images(folder: Path, count: int) -> list[Path]:
     """Drawn images as JPEGs of 2 megapixels."""
     from pneumoscope.images.phantom import draw
 
     made = []
     for number in range(count):
         pixels = draw(0, f"guest-{number}", number=1, label=number % 2).pixels
-        film = Image.fromarray(np.round(pixels * 255).astype(np.uint8))
+        image = Image.fromarray(np.round(pixels * 255).astype(np.uint8))
         path = folder / f"{number}.jpeg"
-        film.resize(LARGE, Image.Resampling.BICUBIC).save(path, quality=92)
+        image.resize(LARGE, Image.Resampling.BICUBIC).save(path, quality=92)
         made.append(path)
     return made
 
 
-def predict_rate(films: list[Path], model: str) -> tuple[float, float]:
+def predict_rate(images: list[Path], model: str) -> tuple[float, float]:
     """Images per second of `predict`, and its processor seconds per image, start-up taken off."""
 
     def seconds(paths: list[Path]) -> tuple[float, float]:
@@ -86,17 +86,17 @@ def predict_rate(films: list[Path], model: str) -> tuple[float, float]:
         worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return time.perf_counter() - began, worked
 
-    seconds(films[:2])  # fills the cache of compiled graphs
-    (wall, worked), (least_wall, least_worked) = seconds(films * 4), seconds(films[:2])
-    more = 4 * len(films) - 2
+    seconds(images[:2])  # fills the cache of compiled graphs
+    (wall, worked), (least_wall, least_worked) = seconds(images * 4), seconds(images[:2])
+    more = 4 * len(images) - 2
     return more / (wall - least_wall), (worked - least_worked) / more
 
 
-async def load(url: str, process: int, films: list[bytes], clients: int, seconds: float) -> Load:
+async def load(url: str, process: int, images: list[bytes], clients: int, seconds: float) -> Load:
     """`clients` at once for `seconds`, each over a connection of its own that is kept."""
     told = Load()
     address = urlsplit(url)
-    requests = [whole_request(address.netloc, film) for film in films]
+    requests = [whole_request(address.netloc, image) for image in images]
     began = time.perf_counter()
 
     async def one(number: int) -> None:
@@ -104,9 +104,9 @@ async def load(url: str, process: int, films: list[bytes], clients: int, seconds
         while time.perf_counter() - began < seconds:
             asked = time.perf_counter()
             writer.write(requests[number % len(requests)])
-            code, wait, goes_on = await answer_of(reader)
+            code, wait, goes_on = await response_of(reader)
             told.statuses[code] += 1
-            if code in ANSWERED:
+            if code in HANDLED:
                 told.seconds.append(time.perf_counter() - asked)
             else:
                 await asyncio.sleep(wait)
@@ -131,12 +131,12 @@ async def load(url: str, process: int, films: list[bytes], clients: int, seconds
     return told
 
 
-def whole_request(host: str, film: bytes) -> bytes:
+def whole_request(host: str, image: bytes) -> bytes:
     """The bytes that a client sends for one image, made once: its own work should cost little."""
     body = b"".join(
         [
-            b'--image\r\nContent-Disposition: form-data; name="file"; filename="film.jpeg"\r\n\r\n',
-            film,
+            b'--image\r\nContent-Disposition: form-data; name="file"; filename="xray.jpg"\r\n\r\n',
+            image,
             b"\r\n--image--\r\n",
         ]
     )
@@ -147,8 +147,8 @@ def whole_request(host: str, film: bytes) -> bytes:
     return head.encode() + body
 
 
-async def answer_of(reader: asyncio.StreamReader) -> tuple[int, float, bool]:
-    """The status of an answer, when to come again, and whether the connection stays open."""
+async def response_of(reader: asyncio.StreamReader) -> tuple[int, float, bool]:
+    """The status of a response, when to come again, and whether the connection stays open."""
     lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:] if line)
     await reader.readexactly(int(headers["content-length"]))
@@ -190,7 +190,7 @@ def worked_seconds(process: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def serve_and_load(model: str, films: list[Path], clients: int, seconds: float) -> Load:
+def serve_and_load(model: str, images: list[Path], clients: int, seconds: float) -> Load:
     """A server of its own, loaded, and stopped."""
     command = [sys.executable, "-m", "pneumoscope", "serve", "--model", model, "--port", "0"]
     with tempfile.TemporaryFile("w+") as log:
@@ -200,7 +200,7 @@ def serve_and_load(model: str, films: list[Path], clients: int, seconds: float) 
                 if server.poll() is not None:
                     sys.exit("the server did not start")
                 time.sleep(0.1)
-            contents = [path.read_bytes() for path in films]
+            contents = [path.read_bytes() for path in images]
             return asyncio.run(load(url, server.pid, contents, clients, seconds))
         finally:
             server.terminate()
@@ -208,7 +208,7 @@ def serve_and_load(model: str, films: list[Path], clients: int, seconds: float) 
 
 
 def listening(log: io.TextIOBase) -> str:
-    """The server's address, when it has said so."""
+    """The server's address, once it has printed it."""
     log.seek(0)
     lines = [json.loads(line) for line in log if line.startswith("{") and line.endswith("\n")]
     return next((str(line["url"]) for line in lines if line["event"] == "listening"), "")
@@ -255,10 +255,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=40)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        films = draw_films(Path(name), asked.images)
-        before = predict_rate(films, asked.model)
-        told = serve_and_load(asked.model, films, asked.clients, asked.seconds)
-        beside = [before, predict_rate(films, asked.model)]
+        images = draw_images(Path(name), asked.images)
+        before = predict_rate(images, asked.model)
+        told = serve_and_load(asked.model, images, asked.clients, asked.seconds)
+        beside = [before, predict_rate(images, asked.model)]
     print(
         f"{date.today().isoformat()}, {os.cpu_count()} cores, {platform.machine()}, "
         f"Python {platform.python_version()}.\n"

@@ -1,4 +1,4 @@
-"""How long the command line takes to say something, beside importing the training framework.
+"""How long the command line takes to print something, beside importing the training framework.
 
     python benchmarks/startup.py [--repeats 7]
 

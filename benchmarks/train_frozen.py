@@ -9,7 +9,7 @@ full forward pass of every image in every epoch. Ours: `pneumoscope train --reci
 empty cache to bundle, evaluation and report. Both start from the same random backbone and split,
 each in a process of its own on TensorFlow; wall time counts the whole process. With
 `--timed-epochs` stock runs so many epochs alone, and each of the others counts what the last of
-them took; the output says so. Prints Markdown, processor time beside wall time.
+them took; the output states it. Prints Markdown, processor time beside wall time.
 """
 
 from __future__ import annotations

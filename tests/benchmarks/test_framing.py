@@ -1,4 +1,4 @@
-"""The table of cut images: its threshold, its numbers, which sides are cut, what it refuses."""
+"""The table of cut images: its threshold, its numbers, which sides are cut, what it rejects."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def script() -> ModuleType:
 
 
 def test_images_are_cut_where_the_table_says(script: ModuleType) -> None:
-    film = np.zeros((100, 100), np.float32)
-    film[:8] = 1.0  # a bright top
-    film[:, :8] = 0.5  # and left side
+    image = np.zeros((100, 100), np.float32)
+    image[:8] = 1.0  # a bright top
+    image[:, :8] = 0.5  # and left side
     for name, cut in script.CUTS.items():
-        rest = cut(film)
-        assert rest.shape == film.shape
+        rest = cut(image)
+        assert rest.shape == image.shape
         assert (rest[0, 50] == 1) == ("left and right" in name), name
         assert (rest[50, 0] == 0.5) == ("top and bottom" in name), name
 
@@ -42,9 +42,9 @@ def test_the_threshold_is_that_of_images_as_they_are(script: ModuleType) -> None
 def test_models_stand_side_by_side(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    films = write_phantoms(tmp_path / "films", 24, 3, size=64)
+    images = write_phantoms(tmp_path / "images", 24, 3, size=64)
     out = tmp_path / "table.md"
-    asked = [str(films), "--split", "test", "--models", "default", "--false-alarms", "0.5"]
+    asked = [str(images), "--split", "test", "--models", "default", "--false-alarms", "0.5"]
     assert script.main([*asked, "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert out.read_text(encoding="utf-8") == text
@@ -52,6 +52,6 @@ def test_models_stand_side_by_side(
     assert len([line for line in text.splitlines() if line.startswith("| ")]) == 9
     assert script.main([str(tmp_path / "nowhere")]) > 0
     assert "nowhere" in capsys.readouterr().err
-    shutil.rmtree(films / "val")
-    assert script.main([str(films)]) == 3
+    shutil.rmtree(images / "val")
+    assert script.main([str(images)]) == 3
     assert "has no val split" in capsys.readouterr().err

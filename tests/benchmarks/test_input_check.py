@@ -46,10 +46,10 @@ def test_drawn_images_are_alike_by_seed_and_differ_by_number(pictures: ModuleTyp
 def test_hands_and_skulls_lie_on_black_and_are_brighter_where_bone_is(pictures: ModuleType) -> None:
     for draw in (pictures.hand, pictures.skull):
         for seed in range(3):
-            film = draw(np.random.default_rng(seed)) / 255
-            corners = film[:10, :10].mean(), film[:10, -10:].mean()
+            image = draw(np.random.default_rng(seed)) / 255
+            corners = image[:10, :10].mean(), image[:10, -10:].mean()
             assert max(corners) < 0.35
-            assert np.quantile(film, 0.98) > max(corners) + 0.2
+            assert np.quantile(image, 0.98) > max(corners) + 0.2
 
 
 def test_photographs_and_slices_are_found_in_packages(pictures: ModuleType) -> None:
@@ -63,10 +63,10 @@ def test_photographs_and_slices_are_found_in_packages(pictures: ModuleType) -> N
 
 
 def test_shares_are_counted_by_code(script: ModuleType) -> None:
-    refused = Prediction("a", "refused", Reason.ROTATED)
+    rejected = Prediction("a", "refused", Reason.ROTATED)
     wrong = Prediction("b", "refused", Reason.INVERTED)
-    answers = [(refused, Reason.ROTATED), (wrong, Reason.ROTATED), (Prediction("c", "ok"), None)]
-    row = script.counted("some", answers)
+    results = [(rejected, Reason.ROTATED), (wrong, Reason.ROTATED), (Prediction("c", "ok"), None)]
+    row = script.counted("some", results)
     assert (row.images, row.refused, row.right) == (3, 2, 1)
     assert row.reasons == {"rotated": 1, "inverted": 1}
     holds = script.Row("x", 100, 2, 98, {})
@@ -83,7 +83,7 @@ def test_it_measures_a_model_on_images_copies_and_others(
 ) -> None:
     predictor = Predictor(KNOWN, CoarseBackend(), statistics=known_images())
     monkeypatch.setattr(Predictor, "load", lambda model, *_, **__: predictor)
-    data = write_phantoms(tmp_path / "films", 30, 3, size=64)
+    data = write_phantoms(tmp_path / "images", 30, 3, size=64)
     mine = tmp_path / "mine"
     mine.mkdir()
     Image.fromarray(np.eye(64, dtype=np.uint8) * 255).save(mine / "line.png")
@@ -105,8 +105,8 @@ def test_it_measures_a_model_on_images_copies_and_others(
     assert rows["CT and MR, DICOM"]["right"] == rows["CT and MR, DICOM"]["images"]
     everything = [row["images"] for title, row in rows.items() if title != "all"]
     assert rows["all"]["images"] == sum(everything)
-    films = {row["title"]: row["images"] for row in found["films"]}
-    assert films["all"] == films["NORMAL"] + films["PNEUMONIA"]
+    images = {row["title"]: row["images"] for row in found["images"]}
+    assert images["all"] == images["NORMAL"] + images["PNEUMONIA"]
     assert len(found["changed"]) == 1 + len(list(script.changes()))
     text = out.read_text(encoding="utf-8")
     assert text.count("| --- |") >= 3

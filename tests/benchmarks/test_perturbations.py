@@ -1,4 +1,4 @@
-"""The table of perturbations on phantoms: its numbers, its order, its verdict, what it refuses."""
+"""The table of perturbations on phantoms: its numbers, its order, its verdict, what it rejects."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_phantoms(tmp_path_factory.mktemp("perturbed") / "films", 60, 3, size=64)
+    return write_phantoms(tmp_path_factory.mktemp("perturbed") / "images", 60, 3, size=64)
 
 
 @pytest.fixture
@@ -60,11 +60,11 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> Predictor:
     return predictor
 
 
-def exposed(folder: Path, normal: int = 112, pneumonia: int = 136, films: int = 12) -> Path:
+def exposed(folder: Path, normal: int = 112, pneumonia: int = 136, images: int = 12) -> Path:
     """A split CSV of images whose greys lie about two levels, one on each side of 0.485 (124)."""
     rng = np.random.default_rng(0)
     rows = []
-    for k in range(films):
+    for k in range(images):
         for label, level in enumerate((normal, pneumonia)):
             name = f"{label}-{k}.png"
             grey = level + rng.integers(-5, 6, (60, 70))
@@ -91,10 +91,10 @@ def test_plain_row_is_what_the_files_themselves_score(
     document = measured(script, capsys, phantoms, "--split", "all")
     records = index(phantoms).records
     labels = [record.label for record in records]
-    answers = fake_model.predict_files([record.path for record in records])
+    results = fake_model.predict_files([record.path for record in records])
     wanted = bootstrap_metrics(
         labels,
-        [known(answer.prediction.probability) for answer in answers],
+        [known(result.prediction.probability) for result in results],
         [record.patient for record in records],
         0.5,
         IntervalConfig(),
@@ -119,14 +119,14 @@ def test_falls_are_those_of_copies_made_one_by_one_and_the_worst_comes_first(
     document = measured(script, capsys, phantoms, "--split", "train", "--seed", 7)
     records = index(phantoms).subset("train").records
     labels = [record.label for record in records]
-    films = [known(fake_model.predict_file(record.path).image).pixels for record in records]
-    plain = [known(fake_model.predict_image(film).prediction.probability) for film in films]
+    images = [known(fake_model.predict_file(record.path).image).pixels for record in records]
+    plain = [known(fake_model.predict_image(image).prediction.probability) for image in images]
     rows = {row["name"]: row for row in document["perturbations"]}
     assert set(rows) == {p.name for p in PERTURBATIONS}
     for perturbation in PERTURBATIONS:
         changed = [
-            known(fake_model.predict_image(perturbation.apply(film, 7)).prediction.probability)
-            for film in films
+            known(fake_model.predict_image(perturbation.apply(image, 7)).prediction.probability)
+            for image in images
         ]
         row = rows[perturbation.name]
         before, after = (point_metrics(labels, each, 0.5) for each in (plain, changed))
@@ -143,7 +143,7 @@ def test_falls_are_those_of_copies_made_one_by_one_and_the_worst_comes_first(
 def test_verdict_names_what_falls_and_only_that(
     script: ModuleType, tmp_path: Path, fake_model: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = exposed(tmp_path / "films")
+    data = exposed(tmp_path / "images")
     document = measured(script, capsys, data)
     # Means are 12 of 255 from the threshold: a shift of 40 crosses it, contrast leaves them be.
     assert document["plain"]["auc"]["value"] == 1.0
@@ -165,7 +165,7 @@ def test_verdict_names_what_falls_and_only_that(
 def test_verdict_holds_up_to_the_limit_itself(
     script: ModuleType, tmp_path: Path, fake_model: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = exposed(tmp_path / "films")
+    data = exposed(tmp_path / "images")
     assert measured(script, capsys, data, "--limit", 1)["holds"]
     assert not measured(script, capsys, data, "--limit", 0.999)["holds"]
     assert script.main([str(data), "--limit", "1"]) == 0
@@ -176,7 +176,7 @@ def test_verdict_holds_up_to_the_limit_itself(
 def test_markdown_is_a_table_of_all_rows_and_is_what_the_file_holds(
     script: ModuleType, tmp_path: Path, fake_model: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, out = exposed(tmp_path / "films"), tmp_path / "new" / "table.md"
+    data, out = exposed(tmp_path / "images"), tmp_path / "new" / "table.md"
     assert script.main([str(data), "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert out.read_text(encoding="utf-8") == text
@@ -194,7 +194,7 @@ def test_markdown_is_a_table_of_all_rows_and_is_what_the_file_holds(
 def test_an_image_that_cant_be_read_is_left_out_of_every_row(
     script: ModuleType, tmp_path: Path, fake_model: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = exposed(tmp_path / "films")
+    data = exposed(tmp_path / "images")
     (data.parent / "0-3.png").write_bytes(b"no image")
     assert script.main([str(data), "--json"]) == 0
     out, err = capsys.readouterr()
@@ -203,10 +203,10 @@ def test_an_image_that_cant_be_read_is_left_out_of_every_row(
     assert "0-3.png: not_an_image" in err
 
 
-def test_what_cant_be_measured_is_said_with_its_exit_code(
+def test_what_cant_be_measured_is_reported_with_its_exit_code(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = exposed(tmp_path / "films", films=2)
+    data = exposed(tmp_path / "images", images=2)
     assert script.main([str(data), "--split", "val"]) == 3
     assert "has no val split, found test" in capsys.readouterr().err
     assert script.main([str(data), "--model", str(tmp_path / "none")]) == 2
@@ -215,17 +215,17 @@ def test_what_cant_be_measured_is_said_with_its_exit_code(
     assert out == ""
 
 
-def test_one_class_alone_is_refused(
+def test_one_class_alone_is_rejected(
     script: ModuleType, tmp_path: Path, fake_model: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = exposed(tmp_path / "films", films=2)
+    data = exposed(tmp_path / "images", images=2)
     for name in ("1-0.png", "1-1.png"):
         (data.parent / name).write_bytes(b"no image")
     assert script.main([str(data)]) == 3
     assert "the 2 of 4 images that can be read" in capsys.readouterr().err
 
 
-def test_a_model_without_a_number_is_told(
+def test_a_model_without_a_number_is_reported(
     script: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -238,5 +238,5 @@ def test_a_model_without_a_number_is_told(
             return outputs
 
     monkeypatch.setattr(Predictor, "load", lambda model, **_: Predictor(MANIFEST, Broken()))
-    assert script.main([str(exposed(tmp_path / "films", films=2))]) == 1
+    assert script.main([str(exposed(tmp_path / "images", images=2))]) == 1
     assert "not finite" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, images in three splits, an evaluation of the first on the last."""
     folder = tmp_path_factory.mktemp("evidence")
     dealt = split(
-        index(write_phantoms(folder / "films", 64, 1, size=64)), SplitConfig(val=0.25, test=0.25)
+        index(write_phantoms(folder / "images", 64, 1, size=64)), SplitConfig(val=0.25, test=0.25)
     )
     write_split(folder / "split.csv", dealt)
     small_bundle(folder / "model", size=48)

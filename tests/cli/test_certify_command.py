@@ -1,4 +1,4 @@
-"""`certify` from the command line: what it writes, what it refuses, what `info` then tells."""
+"""`certify` from the command line: what it writes, what it rejects, what `info` then prints."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_what_passes_is_taken_from_then_on(
     assert found["int8"] != found["f32"]
 
 
-def test_what_fails_is_told_kept_and_not_taken(
+def test_what_fails_is_reported_kept_and_not_taken(
     data: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["certify", str(data), "--model", str(model), "--precision", "int8"]) == 3
@@ -109,9 +109,9 @@ def test_what_fails_is_told_kept_and_not_taken(
     assert "FAILED" in text
     image = next((data.parent / "xrays").rglob("*.png"))
     assert run(["predict", str(image), "--model", str(model), "--precision", "int8"]) == 2
-    refusal = capsys.readouterr().err
-    assert "certificate failed (" in refusal
-    assert "images: found" in refusal
+    rejection = capsys.readouterr().err
+    assert "certificate failed (" in rejection
+    assert "images: found" in rejection
 
 
 def test_a_copy_leaves_the_model_as_it_is(
@@ -136,7 +136,7 @@ def test_a_copy_leaves_the_model_as_it_is(
         (["--out", "{here}"], 2, "content that is not a bundle"),
     ],
 )
-def test_what_cant_be_certified_is_refused(
+def test_what_cant_be_certified_is_rejected(
     data: Path,
     model: Path,
     capsys: pytest.CaptureFixture[str],

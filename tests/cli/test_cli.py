@@ -137,9 +137,9 @@ def test_an_exit_code_does_not_outlive_its_command(capsys: pytest.CaptureFixture
 
 def test_ctrl_c_ends_a_real_prediction_promptly(tmp_path: Path) -> None:
     """The process, its threads and all: 130, one line on stderr, soon."""
-    (tmp_path / "films").mkdir()
+    (tmp_path / "images").mkdir()
     for k in range(400):
-        (tmp_path / "films" / f"{k}.png").write_bytes(b"slow")
+        (tmp_path / "images" / f"{k}.png").write_bytes(b"slow")
     code = (
         "import os, sys, time\n"
         "from pneumoscope.inference import predictor as p, preparing\n"
@@ -150,7 +150,7 @@ def test_ctrl_c_ends_a_real_prediction_promptly(tmp_path: Path) -> None:
         "    return real(*a)\n"
         "preparing.read_image = slow\n"
         "p.Predictor.load = lambda model, *_, **__: p.Predictor(p.BundleManifest(), None)\n"
-        "sys.argv = ['pneumoscope', 'predict', 'films', '--out', 'p.csv']\n"
+        "sys.argv = ['pneumoscope', 'predict', 'images', '--out', 'p.csv']\n"
         "from pneumoscope.cli import main\n"
         "main()\n"
     )
@@ -277,7 +277,7 @@ def test_missing_weights_leave_no_run_behind(
     assert not out.exists()
 
 
-def test_outputs_that_cannot_be_are_told_before_the_work(
+def test_outputs_that_cannot_be_are_reported_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "file"
@@ -312,7 +312,7 @@ def test_resume_is_recommended_only_where_there_is_a_run(
     (tmp_path / "config.toml").touch()
     assert run(asked) == 130
     assert "--resume" in capsys.readouterr().err
-    asked = ["predict", "films", "--out", str(tmp_path / "p.csv")]
+    asked = ["predict", "images", "--out", str(tmp_path / "p.csv")]
     assert run(asked) == 130
     assert "Run it again" in capsys.readouterr().err
     (tmp_path / "p.csv.partial").touch()

@@ -1,4 +1,4 @@
-"""`export` from the command line: what it tells, and its exit codes."""
+"""`export` from the command line: what it prints, and its exit codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pneumoscope.images.phantom.folder import write_phantoms
 from support.small_bundle import small_bundle
 
 
-def test_export_certifies_itself_and_tells_so(
+def test_export_certifies_itself_and_reports_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = small_bundle(tmp_path / "model").folder
@@ -37,7 +37,7 @@ def test_export_certifies_itself_and_tells_so(
     assert document["input_check"] == {"method": "none", "in_graph": False}
 
 
-def test_an_export_that_answers_otherwise_fails(
+def test_an_export_that_predicts_otherwise_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = small_bundle(tmp_path / "model").folder
@@ -67,7 +67,7 @@ def test_images_that_8_bits_only_hold_rounded_are_named(
     assert re.search(r"largest where rounded to 8 bits +\d", text)
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_rejected(tmp_path: Path) -> None:
     model = small_bundle(tmp_path / "model").folder
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("ours")

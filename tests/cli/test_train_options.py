@@ -1,4 +1,4 @@
-"""`pneumoscope train`: which of recipe, file and options decides a setting, and what is refused."""
+"""`pneumoscope train`: which of recipe, file and options decides a setting, what is rejected."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_file_that_makes_no_sense_is_wrong_usage(
     assert said in capsys.readouterr().err
 
 
-def test_a_conflict_on_resuming_is_said_with_both_values(
+def test_a_conflict_on_resuming_is_reported_with_both_values(
     tmp_path: Path, file: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run").mkdir()

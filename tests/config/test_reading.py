@@ -119,7 +119,7 @@ def test_a_complete_document_leaves_nothing_out() -> None:
             from_dict(PreprocessConfig, lacking, "bundle.json", complete=True)
 
 
-def test_settings_that_a_file_names_are_told_from_defaults(tmp_path: Path) -> None:
+def test_settings_that_a_file_names_are_distinguished_from_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text("views = 2\n[fit]\nepochs = 3\n[provenance]\ndata = 'x'\n", encoding="utf-8")
     assert named_in(path) == {"views", "fit.epochs"}
@@ -134,7 +134,7 @@ def test_settings_that_a_file_names_are_told_from_defaults(tmp_path: Path) -> No
         "a" + ".a" * 301 + "=1",
     ],
 )
-def test_toml_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+def test_toml_that_is_none_is_rejected(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.toml").write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=r"c\.toml: "):
         from_toml(TrainConfig, tmp_path / "c.toml")

@@ -86,14 +86,14 @@ def test_what_is_asked_wrongly(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert told in capsys.readouterr().err
 
 
-def test_one_class_alone_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_class_alone_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     owners.lines(tmp_path / "t.csv", "path,label", "a.png,normal")
     owners.png(tmp_path / "a.png")
     assert run(["data", "adopt", "csv", str(tmp_path), "--out", str(tmp_path / "m.csv")]) == 0
     assert "No PNEUMONIA image is left" in capsys.readouterr().out
 
 
-def test_splits_of_other_names_are_refused_or_kept_as_the_owners_words(
+def test_splits_of_other_names_are_rejected_or_kept_as_the_owners_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A held-out image without a split would be one to train on."""
@@ -115,14 +115,15 @@ def test_splits_of_other_names_are_refused_or_kept_as_the_owners_words(
 
 def test_a_manifest_may_lie_anywhere(tmp_path: Path) -> None:
     """A read-only data set can't hold its manifest: paths are absolute then."""
-    films, place = tmp_path / "films", tmp_path / "mine"
-    owners.lines(films / "t.csv", "path,label", "a.png,normal", "b.png,pneumonia")
+    images, place = tmp_path / "images", tmp_path / "mine"
+    owners.lines(images / "t.csv", "path,label", "a.png,normal", "b.png,pneumonia")
     for name in ("a", "b"):
-        owners.png(films / f"{name}.png")
-    films.chmod(0o555)
+        owners.png(images / f"{name}.png")
+    images.chmod(0o555)
     try:
         manifest = place / "m.csv"
-        assert run(["data", "adopt", "csv", str(films), "--out", str(manifest)]) == 0
+        assert run(["data", "adopt", "csv", str(images), "--out", str(manifest)]) == 0
     finally:
-        films.chmod(0o755)
-    assert [record.path for record in index(manifest).records] == [films / "a.png", films / "b.png"]
+        images.chmod(0o755)
+    found = [record.path for record in index(manifest).records]
+    assert found == [images / "a.png", images / "b.png"]

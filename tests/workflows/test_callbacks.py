@@ -216,7 +216,7 @@ def test_a_recipe_and_single_settings_stand_for_a_configuration() -> None:
         _chosen(None, None, {"view": 1})
 
 
-def test_what_can_not_be_called_is_refused_before_training(tmp_path: Path) -> None:
+def test_what_can_not_be_called_is_rejected_before_training(tmp_path: Path) -> None:
     """A callback of Keras takes other arguments; it would fail after the first epoch."""
     with pytest.raises(UsageError, match="callbacks: found 'print', wanted functions"):
         train(tmp_path / "none", tmp_path / "run", callbacks=cast("Any", ["print"]))

@@ -1,4 +1,4 @@
-"""The card says of training what was done, and nothing that was not."""
+"""The card states of training what was done, and nothing else."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def evaluation(whole: Dataset) -> Evaluation:
     )
 
 
-REFUSALS = (Refusals(Reason.NOT_AN_IMAGE, 2, ("a",)),)
+REJECTIONS = (Refusals(Reason.NOT_AN_IMAGE, 2, ("a",)),)
 MANIFEST = BundleManifest(
     pneumoscope_version="9.9",
     members=2,
@@ -69,24 +69,24 @@ MANIFEST = BundleManifest(
 def test_the_flow_counts_what_was_found_and_what_became_of_it(
     whole: Dataset, evaluation: Evaluation
 ) -> None:
-    flow = flow_of(whole, whole.subset("test"), "test", "films", evaluation, REFUSALS)
-    assert (flow.found.name, flow.found.images, flow.found.patients) == ("films", 32, 16)
+    flow = flow_of(whole, whole.subset("test"), "test", "images", evaluation, REJECTIONS)
+    assert (flow.found.name, flow.found.images, flow.found.patients) == ("images", 32, 16)
     assert [(c.name, c.images) for c in flow.elsewhere] == [("train, for training", 20)]
     assert (flow.evaluated.images, flow.evaluated.patients) == (12, 6)
     assert flow.refused == (("not an image", 2),)
     assert (flow.scored.images, flow.scored.patients) == (10, 5)
     assert flow.matrix == evaluation.confusion_matrix
-    everything = flow_of(whole, whole, "all", "films", evaluation, ())
+    everything = flow_of(whole, whole, "all", "images", evaluation, ())
     assert everything.elsewhere == ()
     assert everything.evaluated.images == 32
 
 
 def test_answers_come_from_the_run(whole: Dataset, evaluation: Evaluation) -> None:
     chosen = whole.subset("test")
-    flow = flow_of(whole, chosen, "test", "films", evaluation, REFUSALS)
+    flow = flow_of(whole, chosen, "test", "images", evaluation, REJECTIONS)
     answers = checklist_facts(flow, whole, chosen, evaluation, MANIFEST, TrainConfig(seed=7))
     for fact, part in {
-        "data": "films: 32 X-rays of 16 patients. Odd thing.",
+        "data": "images: 32 X-rays of 16 patients. Odd thing.",
         "missing": "Here: not an image (2).",
         "partitions": "train: 10 NORMAL and 10 PNEUMONIA X-rays of 10 patients; test: 6 NORMAL",
         "disjoint": "No patient is in two splits",
@@ -121,8 +121,8 @@ def test_what_calibration_was_chosen_on_and_what_is_indeterminate(
         abstention=Abstention("band", 0.3, 0.7, "5 % errors"),
     )
     chosen = whole.subset("test")
-    val = flow_of(whole, chosen, "val", "films", evaluation, ())
-    test = flow_of(whole, chosen, "test", "films", evaluation, ())
+    val = flow_of(whole, chosen, "val", "images", evaluation, ())
+    test = flow_of(whole, chosen, "test", "images", evaluation, ())
     own = checklist_facts(val, whole, chosen, evaluation, manifest, TrainConfig())
     later = checklist_facts(test, whole, chosen, evaluation, manifest, IntervalConfig())
     assert later["updating"] == (
@@ -138,13 +138,13 @@ def test_what_calibration_was_chosen_on_and_what_is_indeterminate(
 def test_the_card_counts_the_patients_of_the_results(
     whole: Dataset, evaluation: Evaluation
 ) -> None:
-    card = card_text("films", whole, MANIFEST, TrainConfig(), evaluation, 3)
+    card = card_text("images", whole, MANIFEST, TrainConfig(), evaluation, 3)
     assert "10 X-rays of 5 patients" in card
 
 
 def test_what_the_run_does_not_know_is_left_out(whole: Dataset, evaluation: Evaluation) -> None:
     chosen = Dataset(whole.root, whole.subset("test").records)
-    flow = flow_of(chosen, chosen, "all", "films", evaluation, ())
+    flow = flow_of(chosen, chosen, "all", "images", evaluation, ())
     bare = BundleManifest()
     answers = checklist_facts(flow, chosen, chosen, evaluation, bare, IntervalConfig())
     for fact in ("training", "selection", "imbalance", "initial", "partitions", "disjoint"):

@@ -51,17 +51,17 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """160 images: the upper half tells the ill from the well, the lower half is noise."""
-    folder = tmp_path_factory.mktemp("films")
+def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """160 images: the upper half separates the classes, the lower half is noise."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for k in range(160):
-        ill = k % 2
-        upper = 150 + 40 * (ill - 0.5) + rng.normal(0, 12)
+        positive = k % 2
+        upper = 150 + 40 * (positive - 0.5) + rng.normal(0, 12)
         grey = np.empty((40, 40))
         grey[:20], grey[20:] = upper, rng.uniform(110, 190)
         grey += rng.normal(0, 4, grey.shape)
-        path = folder / ("PNEUMONIA" if ill else "NORMAL") / f"film-{k}.png"
+        path = folder / ("PNEUMONIA" if positive else "NORMAL") / f"image-{k}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(path)
     return folder
@@ -74,10 +74,10 @@ def compared(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int) -> 
 
 
 def test_the_same_model_passes_where_margins_allow(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    xrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wide = ["--sensitivity-margin", 0.1, "--specificity-margin", 0.1]
-    told = compared(capsys, "upper", "upper", films, "--out", tmp_path, *wide, code=0)
+    told = compared(capsys, "upper", "upper", xrays, "--out", tmp_path, *wide, code=0)
     assert told["passed"]
     assert told["n"] == 160
     assert told["flipped"] == []
@@ -86,7 +86,7 @@ def test_the_same_model_passes_where_margins_allow(
     assert "The new model passes" in page
     assert "This page contains X-rays" not in page
     # With the narrow margins of the defaults 80 of a class are too few to show it.
-    told = compared(capsys, "upper", "upper", films, "--out", tmp_path, code=3)
+    told = compared(capsys, "upper", "upper", xrays, "--out", tmp_path, code=3)
     assert [check["name"] for check in told["checks"] if not check["passed"]] == [
         "sensitivity",
         "specificity",
@@ -94,16 +94,16 @@ def test_the_same_model_passes_where_margins_allow(
 
 
 def test_a_worse_model_does_not(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    xrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = compared(capsys, "upper", "lower", films, "--out", tmp_path, code=3)
+    told = compared(capsys, "upper", "lower", xrays, "--out", tmp_path, code=3)
     assert not told["passed"]
     assert told["differences"]["two_sided"]["auc"]["high"] < -0.1
     assert told["auc"]["p"] < 1e-6
     everyone = told["disagreement"]["all"]
     assert everyone["only_old"] > everyone["only_new"]
     assert everyone["only_old"] + everyone["only_new"] == len(told["flipped"])
-    # Newly wrong answers come first.
+    # Newly wrong predictions come first.
     wrong = [row["new"]["prediction"] != row["label"] for row in told["flipped"]]
     assert wrong == sorted(wrong, reverse=True)
     page = (tmp_path / "compare.html").read_text()
@@ -113,9 +113,9 @@ def test_a_worse_model_does_not(
 
 
 def test_the_old_threshold_is_carried_over(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    xrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = compared(capsys, "upper", "higher", films, "--out", tmp_path, code=3)
+    told = compared(capsys, "upper", "higher", xrays, "--out", tmp_path, code=3)
     assert told["thresholds"] == [0.5, 0.9]
     assert told["new"]["sensitivity"]["value"] < told["old"]["sensitivity"]["value"]
     assert told["carried"] == told["old"]
@@ -131,8 +131,8 @@ def test_the_old_threshold_is_carried_over(
     assert "indeterminate" not in (tmp_path / "compare.html").read_text()
 
 
-def test_withheld_answers_are_told(
-    films: Path,
+def test_withheld_predictions_are_reported(
+    xrays: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -140,24 +140,24 @@ def test_withheld_answers_are_told(
     band = replace(MANIFEST, abstention=Abstention("band", 0.4, 0.6, "for the test", ""))
     monkeypatch.setitem(MODELS, "band", (band, CornerBackend(0)))
     predictor = Predictor(*MODELS["band"])
-    answers = [predictor.predict_file(path).prediction for path in sorted(films.rglob("*.png"))]
-    wanted = [answer.prediction for answer in answers].count("uncertain")
+    results = [predictor.predict_file(path).prediction for path in sorted(xrays.rglob("*.png"))]
+    wanted = [result.prediction for result in results].count("uncertain")
     assert 0 < wanted < 160
-    told = compared(capsys, "upper", "band", films, "--out", tmp_path, code=3)
+    told = compared(capsys, "upper", "band", xrays, "--out", tmp_path, code=3)
     assert told["models"]["old"]["abstention"]["uncertain"] == 0
     assert told["models"]["new"]["abstention"]["uncertain"] == wanted
     assert told["n"] == 160
     page = (tmp_path / "compare.html").read_text()
     assert "Abstention (indeterminate results)" in page
-    run(["compare", "upper", "band", str(films), "--out", str(tmp_path), "--resamples", "40"])
+    run(["compare", "upper", "band", str(xrays), "--out", str(tmp_path), "--resamples", "40"])
     (line,) = [
         one for one in capsys.readouterr().out.splitlines() if one.startswith("indeterminate")
     ]
     assert line.split()[1:3] == ["–", str(wanted)]
 
 
-def test_only_images_that_both_answered_count(
-    films: Path,
+def test_only_images_that_both_scored_count(
+    xrays: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -169,16 +169,16 @@ def test_only_images_that_both_answered_count(
             return found
 
     monkeypatch.setitem(MODELS, "choosy", (MANIFEST, Choosy(0)))
-    told = compared(capsys, "upper", "choosy", films, "--out", tmp_path, code=3)
+    told = compared(capsys, "upper", "choosy", xrays, "--out", tmp_path, code=3)
     assert told["n"] + told["answered_by_one"]["old"] == 160
     assert told["answered_by_one"] == {"old": 160 - told["n"], "new": 0}
     assert told["n"] < 140
 
 
-def test_text_tells_the_verdict(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_text_reports_the_verdict(
+    xrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["compare", "upper", "lower", str(films), "--out", str(tmp_path)]
+    arguments = ["compare", "upper", "lower", str(xrays), "--out", str(tmp_path)]
     assert run([*arguments, "--resamples", "40"]) == 3
     lines = capsys.readouterr().out.splitlines()
     assert "not passed" in lines
@@ -186,10 +186,10 @@ def test_text_tells_the_verdict(
 
 
 def test_a_split_that_is_not_there(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    xrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = ["path,label,patient,split"]
-    for path in sorted(films.rglob("*.png")):
+    for path in sorted(xrays.rglob("*.png")):
         rows.append(f"{path},{path.parent.name},{path.stem},val")
     (tmp_path / "split.csv").write_text("\n".join(rows))
     asked = ["upper", "upper", tmp_path / "split.csv", "--out", tmp_path / "out"]

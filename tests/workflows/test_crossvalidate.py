@@ -109,7 +109,7 @@ def test_pooled_numbers_are_those_of_the_table(finished: CrossValidated) -> None
     assert len({row["threshold"] for row in rows}) > 1  # out_of_fold.csv: each fold's own
 
 
-def test_a_stopped_run_goes_on_and_another_division_is_refused(
+def test_a_stopped_run_goes_on_and_another_division_is_rejected(
     finished: CrossValidated, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(shared / "cache"))
@@ -169,7 +169,7 @@ def assert_matched_as_evaluate_does(found: CrossValidated, folder: Path) -> None
         assert "Framing matched" in (here / "report.html").read_text(encoding="utf-8")
 
 
-def test_too_few_patients_and_impossible_folds_are_refused(shared: Path, tmp_path: Path) -> None:
+def test_too_few_patients_and_impossible_folds_are_rejected(shared: Path, tmp_path: Path) -> None:
     data = write_phantoms(tmp_path / "few", 12, 1, size=80)
     with pytest.raises(DataError, match=r"--folds 50: .* has images in only \d+ folds"):
         crossvalidate(data, tmp_path / "out", CONFIG, replace(DIVISION, folds=50))
@@ -225,7 +225,7 @@ def test_settings_of_the_split_that_are_not_used_are_reported(
     config = replace(CONFIG, split=SplitConfig(by="block", test=0.2))
     for by in ("random", "block"):
         caplog.clear()
-        division = CrossValidationConfig(folds=50, by=by)  # refused once they are reported
+        division = CrossValidationConfig(folds=50, by=by)  # rejected once they are reported
         with pytest.raises(DataError, match="--folds 50"):
             crossvalidate(data, tmp_path / "out", config, division)
         assert "split.test = 0.2 has no effect here" in caplog.text

@@ -72,10 +72,10 @@ def evaluated(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = 0
 def test_predictions_of_the_shipped_model_give_its_numbers_to_the_last_digit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    films = write_phantoms(tmp_path / "films", 24, 5, format="dicom", size=160)
-    (next((films / "train" / "NORMAL").iterdir())).write_bytes(b"no image")
+    images = write_phantoms(tmp_path / "images", 24, 5, format="dicom", size=160)
+    (next((images / "train" / "NORMAL").iterdir())).write_bytes(b"no image")
     interval = IntervalConfig(resamples=100)
-    evaluate_model(films, tmp_path / "images", "default", "all", interval, input_check=False)
+    evaluate_model(images, tmp_path / "images", "default", "all", interval, input_check=False)
     first = json.loads((tmp_path / "images" / "metrics.json").read_text())
     table = tmp_path / "images" / "predictions.csv"
     second = evaluated(capsys, "--scores", table, "--out", tmp_path / "scores", "--resamples", 100)
@@ -90,18 +90,18 @@ def test_predictions_of_the_shipped_model_give_its_numbers_to_the_last_digit(
     assert again.read_bytes() == (tmp_path / "third" / "predictions.csv").read_bytes()
 
 
-def test_images_that_the_model_rejects_by_default_are_told_on_the_page(tmp_path: Path) -> None:
+def test_images_that_the_model_rejects_by_default_are_reported_on_the_page(tmp_path: Path) -> None:
     import pydicom
 
-    films = write_phantoms(tmp_path / "films", 12, 5, format="dicom", size=96)
-    adult = next((films / "train" / "NORMAL").iterdir())
+    images = write_phantoms(tmp_path / "images", 12, 5, format="dicom", size=96)
+    adult = next((images / "train" / "NORMAL").iterdir())
     header = pydicom.dcmread(adult)
     header.PatientAge = "040Y"
     del header.PatientBirthDate
     header.save_as(adult)
     interval = IntervalConfig(resamples=20)
     out = tmp_path / "e"
-    evaluate_model(films, out, "default", "all", interval, input_check=False, any_age=True)
+    evaluate_model(images, out, "default", "all", interval, input_check=False, any_age=True)
     cautions = json.loads((out / "metrics.json").read_text())["cautions"]
     relaxed = "Evaluated with any age and no input check: the metrics include images that the model"
     warned = "Warnings about images: 1 × "
@@ -113,9 +113,9 @@ def test_images_that_the_model_rejects_by_default_are_told_on_the_page(tmp_path:
 
 
 def test_labels_stand_in_predictions(tmp_path: Path) -> None:
-    films = write_phantoms(tmp_path / "films", 12, 5, size=96)
+    images = write_phantoms(tmp_path / "images", 12, 5, size=96)
     interval = IntervalConfig(resamples=20)
-    evaluate_model(films, tmp_path / "e", "default", "all", interval, input_check=False)
+    evaluate_model(images, tmp_path / "e", "default", "all", interval, input_check=False)
     rows = rows_of(tmp_path / "e" / "predictions.csv")
     assert list(rows[0])[-4:] == ["label", "patient", "split", "subtype"]
     assert all(Path(row["path"]).parent.name == row["label"] for row in rows)

@@ -1,4 +1,4 @@
-"""`evaluate` by columns of the manifest and by what DICOM headers say."""
+"""`evaluate` by columns of the manifest and by DICOM headers."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def load(monkeypatch: pytest.MonkeyPatch, manifest: BundleManifest = MANIFEST) -
     )
 
 
-def films(folder: Path) -> Path:
-    """40 images of two sites; at the second one the ill are dark and so are missed."""
+def xrays(folder: Path) -> Path:
+    """40 images of two sites; at the second one those with pneumonia are dark and so are missed."""
     rows = ["path,label,patient,site,note"]
     for k in range(40):
-        ill, far = k % 2, k >= 28
-        level = 60 if ill == far else 190
+        positive, far = k % 2, k >= 28
+        level = 60 if positive == far else 190
         grey = np.random.default_rng(k).normal(level, 8, (40, 40)).clip(0, 255)
         Image.fromarray(grey.astype(np.uint8)).save(folder / f"f{k}.png")
-        rows.append(f"f{k}.png,{ill},p{k},{'far' if far else 'near'},free text {k}")
-    table = folder / "films.csv"
+        rows.append(f"f{k}.png,{positive},p{k},{'far' if far else 'near'},free text {k}")
+    table = folder / "images.csv"
     table.write_text("\n".join(rows))
     return table
 
@@ -59,7 +59,7 @@ def films(folder: Path) -> Path:
 def test_a_column_of_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(monkeypatch)
     out = tmp_path / "out"
-    assert run(["evaluate", str(films(tmp_path)), "--out", str(out), "-q", *FAST]) == 0
+    assert run(["evaluate", str(xrays(tmp_path)), "--out", str(out), "-q", *FAST]) == 0
     document = json.loads((out / "metrics.json").read_text())
     (column,) = document["groups"]  # free text makes no groups
     assert document["ungrouped"] == {"note": "40 different values, too many to compare (limit 12)"}
@@ -90,7 +90,7 @@ def test_dicom_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for k in range(12):
         folder = tmp_path / "data" / ("NORMAL", "PNEUMONIA")[k % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"film-{k}"
+        path = folder / f"image-{k}"
         path.write_bytes(encode_dicom(draw(k, f"p{k}", number=1, label=k % 2), serial=k, seed=k))
         header = dcmread(path)
         header.PatientSex, header.PatientName = ("F", "M")[k // 2 % 2], f"Somebody^{k}"
@@ -105,11 +105,11 @@ def test_dicom_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "Somebody" not in (out / name).read_text()
 
 
-def test_answers_withheld_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_withheld_predictions_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     band = Abstention("band", 0.0, 0.5, "for the test", "")
     load(monkeypatch, replace(MANIFEST, abstention=band))
     out = tmp_path / "out"
-    assert run(["evaluate", str(films(tmp_path)), "--out", str(out), "-q", *FAST]) == 0
+    assert run(["evaluate", str(xrays(tmp_path)), "--out", str(out), "-q", *FAST]) == 0
     document = json.loads((out / "metrics.json").read_text())
     withheld = (out / "predictions.csv").read_text().count(",uncertain,")
     assert document["abstention"]["uncertain"] == withheld == 20

@@ -105,9 +105,9 @@ def test_the_command_gives_a_bundle_its_check(
     assert rows[0]["input_score"] > 1
     rows = document(capsys, "predict", *others, "--model", out, "--no-input-check")["predictions"]
     assert [(row["status"], row["input_score"]) for row in rows] == [("ok", None)]
-    films = sorted((phantoms / "test").rglob("*.png"))
-    counts = document(capsys, "predict", *films, "--model", out)["counts"]
-    assert counts["refused"] == round(found["refused"]["test"] * len(films))
+    images = sorted((phantoms / "test").rglob("*.png"))
+    counts = document(capsys, "predict", *images, "--model", out)["counts"]
+    assert counts["refused"] == round(found["refused"]["test"] * len(images))
     evaluated = document(capsys, "evaluate", phantoms, "--model", out, "--out", tmp_path / "e")
     assert evaluated["refused"] == counts["refused"]
     assert "input check   gaussians of" in _text(capsys, "info", "--model", out)
@@ -217,10 +217,10 @@ def test_a_model_without_a_check_is_announced_in_training_and_prediction(
 def test_known_embeddings_are_taken_and_only_for_images_as_they_are(
     bundle: Bundle, phantoms: Path
 ) -> None:
-    films = sorted((phantoms / "train").rglob("*.png"))
-    records = [ImageRecord(p, k % 2, str(k)) for k, p in enumerate(films)]
+    images = sorted((phantoms / "train").rglob("*.png"))
+    records = [ImageRecord(p, k % 2, str(k)) for k, p in enumerate(images)]
     predictor = embedding_predictor(bundle)
-    told = {p: known(predictor.predict_file(p).embedding) for p in films}
+    told = {p: known(predictor.predict_file(p).embedding) for p in images}
     asked: list[Path] = []
 
     def lookup(record: ImageRecord) -> Precomputed | None:
@@ -231,7 +231,7 @@ def test_known_embeddings_are_taken_and_only_for_images_as_they_are(
     effort = checking.Effort(60, 5)
     plain, table = checking.with_input_check(predictor, *parts, effort=effort)
     quick, same = checking.with_input_check(predictor, *parts, lookup=lookup, effort=effort)
-    assert len(asked) == len(films)  # once each, and for no copy
+    assert len(asked) == len(images)  # once each, and for no copy
     assert (plain.method, plain.images, quick.images) == (METHOD, 60, 60)
     assert plain.limits == pytest.approx(quick.limits, rel=0.05)
     np.testing.assert_allclose(table["embedding.means"], same["embedding.means"], atol=1e-3)
@@ -242,11 +242,11 @@ def test_known_embeddings_are_taken_and_only_for_images_as_they_are(
     assert not np.allclose(table["embedding.means"], moved["embedding.means"], atol=1e-1)
 
 
-def test_what_answers_hold_is_not_read_again(
+def test_what_results_hold_is_not_read_again(
     bundle: Bundle, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    films = sorted((phantoms / "train").rglob("*.png"))[:80]
-    records = [ImageRecord(p, k % 2, str(k)) for k, p in enumerate(films)]
+    images = sorted((phantoms / "train").rglob("*.png"))[:80]
+    records = [ImageRecord(p, k % 2, str(k)) for k, p in enumerate(images)]
     parts, effort = (records[:60], records[60:]), checking.Effort(60, 5)
     size = bundle.manifest.architecture.size
     engine = OpenVinoBackend([read_network(bundle.weights[0], bundle.manifest.architecture)], size)
@@ -269,13 +269,13 @@ def test_what_answers_hold_is_not_read_again(
     statistics = statistics_of(check, table)
     whole = Predictor(bundle.manifest, engine, statistics=statistics)
     later = [result.prediction for result in scored.checked_by(whole).results]
-    assert later == [answer.prediction for answer in whole.predict_files(films[60:])]
+    assert later == [one.prediction for one in whole.predict_files(images[60:])]
     assert {p.input_score is not None for p in later} == {True}
 
 
 def test_unreadable_images_are_left_out(bundle: Bundle, phantoms: Path) -> None:
-    films = sorted((phantoms / "train").rglob("*.png"))[:60]
-    records = [ImageRecord(p, k % 2, str(k)) for k, p in enumerate(films)]
+    images = sorted((phantoms / "train").rglob("*.png"))[:60]
+    records = [ImageRecord(p, k % 2, str(k)) for k, p in enumerate(images)]
     gone = [ImageRecord(phantoms / f"gone-{k}.png", 0, f"g{k}") for k in range(60)]
     predictor = embedding_predictor(bundle)
     check, table = checking.with_input_check(predictor, records, gone)

@@ -71,8 +71,8 @@ FINETUNE = TrainConfig(
     finetune=FinetuneConfig(head_epochs=5),
     interval=IntervalConfig(resamples=50),
 )
-FILMS = 50
-SEEN = 2 * FILMS
+IMAGES = 50
+SEEN = 2 * IMAGES
 """Images that a run has gone through before its first file: each is hashed, then looked at."""
 LONGEST_SECONDS = 120
 
@@ -82,7 +82,7 @@ PROCESSES = multiprocessing.get_context("spawn")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_phantoms(tmp_path_factory.mktemp("kill") / "phantoms", FILMS, 5, size=64)
+    return write_phantoms(tmp_path_factory.mktemp("kill") / "phantoms", IMAGES, 5, size=64)
 
 
 def weights(run: Path) -> list[np.ndarray]:

@@ -66,7 +66,7 @@ def test_the_engine_in_use_is_right_and_the_input_check_is_not_asked(stated: Bun
     assert predictor.checks_inputs
 
 
-def test_a_model_that_states_nothing_is_not_refused(
+def test_a_model_that_states_nothing_is_not_rejected(
     stated: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     silent = write_revised(tmp_path / "b", stated, stated.manifest, "# A card\n", {TABLE: None})
@@ -75,7 +75,7 @@ def test_a_model_that_states_nothing_is_not_refused(
     assert check_engines(str(silent.folder)) == []
 
 
-def test_an_answer_of_another_phantom_is_none() -> None:
+def test_a_known_answer_of_another_phantom_is_none() -> None:
     table = known_table(1.5)
     assert stated_logit(table) == 1.5
     table["phantom"] = np.zeros(32, np.uint8)

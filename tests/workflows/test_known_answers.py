@@ -18,7 +18,7 @@ from pneumoscope.workflows.input_check import (
 from support.known import known
 
 
-def test_an_extractor_tells_embeddings() -> None:
+def test_an_extractor_outputs_embeddings() -> None:
     batch = np.ones((3, 4, 4, 3), np.float32)
     extractor: Any = lambda batch: batch.mean((1, 2))  # noqa: E731
     out = EmbeddingBackend(extractor).run(batch)

@@ -23,7 +23,7 @@ HEADER = "path,status,reason,probability,prediction,threshold,input_score\n"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """55 images of each class that differ plainly, one of them under the wrong label."""
-    root = tmp_path_factory.mktemp("films")
+    root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 120, 40)
     for label in ("NORMAL", "PNEUMONIA"):
@@ -76,7 +76,7 @@ def test_names_that_are_not_utf_8_are_escaped(folder: Path, tmp_path: Path) -> N
     assert r"NORMAL/\udce9.png" in html
 
 
-def test_answers_judge_and_pictures_can_be_left_out(folder: Path, tmp_path: Path) -> None:
+def test_predictions_judge_and_pictures_can_be_left_out(folder: Path, tmp_path: Path) -> None:
     rows = ""
     for label, usual in (("NORMAL", 0.1), ("PNEUMONIA", 0.9)):
         for k in range(55):
@@ -92,7 +92,7 @@ def test_answers_judge_and_pictures_can_be_left_out(folder: Path, tmp_path: Path
     assert "<img" not in (out / "audit.html").read_text(encoding="utf-8")
 
 
-def test_answers_are_found_by_path_or_by_a_name_that_is_one_images(
+def test_predictions_are_found_by_path_or_by_a_name_that_is_one_images(
     folder: Path, tmp_path: Path
 ) -> None:
     one = folder / "NORMAL/3.png"
@@ -144,6 +144,6 @@ def test_files_that_are_no_predictions(
         probabilities_for(index(folder), write(tmp_path / "p.csv", rows, header))
 
 
-def test_a_missing_file_is_said(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="can't be read"):
         probabilities_for(index(folder), tmp_path / "none.csv")

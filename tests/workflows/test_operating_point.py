@@ -1,4 +1,4 @@
-"""Calibration and threshold from validation's answers, and, if asked for, its perturbed copies'."""
+"""Calibration and threshold from predictions on validation and, if asked for, perturbed copies."""
 
 from __future__ import annotations
 
@@ -47,36 +47,36 @@ class BrightBackend:
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[ImageRecord]:
-    """Twelve images of eight patients, the ill brighter: perfectly told apart by brightness."""
+    """Twelve images of eight patients, brightness separates the classes perfectly."""
     made = []
     for k in range(12):
         grey = np.random.default_rng(k).normal(150 if k % 2 else 110, 6, (40, 40))
-        path = tmp_path / f"film-{k}.png"
+        path = tmp_path / f"image-{k}.png"
         Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(path)
         made.append(ImageRecord(path, k % 2, f"patient-{k % 8}"))
     return made
 
 
-def answered_by(backend: BrightBackend, records: list[ImageRecord]) -> tuple[Scored, Predictor]:
+def scored_by(backend: BrightBackend, records: list[ImageRecord]) -> tuple[Scored, Predictor]:
     predictor = Predictor(MANIFEST, backend)
     return score_all(records, predictor, "validation", SILENT), predictor
 
 
 def test_without_copies_validation_alone_decides(records: list[ImageRecord]) -> None:
     backend = BrightBackend()
-    scored, predictor = answered_by(backend, records)
+    scored, predictor = scored_by(backend, records)
     seen = len(backend.said)
     found = with_operating_point(MANIFEST, scored, predictor, PLAIN, SILENT)
     assert len(backend.said) == seen  # nothing was run again
     assert found.threshold.chosen_on == "12 validation images of 8 patients"
     assert found.threshold.rule == "highest balanced accuracy"
     probabilities = found.calibration.apply(scored.logits())
-    ill = scored.labels() == 1
-    assert probabilities[~ill].max() < found.threshold.value <= probabilities[ill].min()
+    positive = scored.labels() == 1
+    assert probabilities[~positive].max() < found.threshold.value <= probabilities[positive].min()
 
 
 def test_copies_take_part_in_both_choices(records: list[ImageRecord]) -> None:
-    scored, predictor = answered_by(BrightBackend(), records)
+    scored, predictor = scored_by(BrightBackend(), records)
     plain = with_operating_point(MANIFEST, scored, predictor, PLAIN, SILENT)
     found = with_operating_point(MANIFEST, scored, predictor, PERTURBED, SILENT)
     assert found.threshold.chosen_on == (
@@ -89,8 +89,8 @@ def test_copies_take_part_in_both_choices(records: list[ImageRecord]) -> None:
     for record in records:
         pixels = read_image(record.path).pixels
         for perturbation in PLAUSIBLE:
-            answer = predictor.predict_image(perturbation.apply(pixels, PERTURBED.seed))
-            logits.append(answer.logit)
+            result = predictor.predict_image(perturbation.apply(pixels, PERTURBED.seed))
+            logits.append(result.logit)
             labels.append(record.label)
             patients.append(record.patient)
     wanted = fit_calibration(labels, logits, patients, PERTURBED.seed)
@@ -111,15 +111,15 @@ def test_progress_counts_the_copies(records: list[ImageRecord]) -> None:
         def advance(self, count: int = 1, note: str = "") -> None:
             counted.append(("advance", count))
 
-    scored, predictor = answered_by(BrightBackend(), records)
+    scored, predictor = scored_by(BrightBackend(), records)
     with_operating_point(MANIFEST, scored, predictor, PERTURBED, Counting())
     total = 12 * len(PLAUSIBLE)
     assert counted == [("copies of validation", total)] + [("advance", 1)] * total
 
 
-def test_copies_without_an_answer_are_left_out(records: list[ImageRecord]) -> None:
+def test_copies_without_a_result_are_left_out(records: list[ImageRecord]) -> None:
     everything = BrightBackend()
-    scored, _ = answered_by(everything, records)
+    scored, _ = scored_by(everything, records)
     dumb = Predictor(MANIFEST, BrightBackend(dumb_above=scored.logits().max()))
     found = with_operating_point(MANIFEST, scored, dumb, PERTURBED, SILENT)
     whole = with_operating_point(
@@ -131,7 +131,7 @@ def test_copies_without_an_answer_are_left_out(records: list[ImageRecord]) -> No
 
 def test_images_that_are_gone_meanwhile_are_left_out(records: list[ImageRecord]) -> None:
     backend = BrightBackend()
-    scored, predictor = answered_by(backend, records)
+    scored, predictor = scored_by(backend, records)
     for record in records[:2]:
         record.path.unlink()
     backend.said.clear()
@@ -140,22 +140,22 @@ def test_images_that_are_gone_meanwhile_are_left_out(records: list[ImageRecord])
     assert len(backend.said) == 16 * batches  # ten images' copies in whole batches
 
 
-def test_refused_images_are_in_neither(records: list[ImageRecord]) -> None:
+def test_rejected_images_are_in_neither(records: list[ImageRecord]) -> None:
     records[3].path.write_bytes(b"text")
-    scored, predictor = answered_by(BrightBackend(), records)
+    scored, predictor = scored_by(BrightBackend(), records)
     found = with_operating_point(MANIFEST, scored, predictor, PERTURBED, SILENT)
     assert found.threshold.chosen_on.startswith("11 validation images of 8 patients")
 
 
 def test_a_fixed_threshold_stays_fixed(records: list[ImageRecord]) -> None:
-    scored, predictor = answered_by(BrightBackend(), records)
+    scored, predictor = scored_by(BrightBackend(), records)
     config = TrainConfig(threshold=ThresholdConfig(rule="fixed", target=0.3), perturb_val=True)
     found = with_operating_point(MANIFEST, scored, predictor, config, SILENT)
     assert found.threshold.value == 0.3
 
 
 def test_every_change_is_a_condition_of_its_own(records: list[ImageRecord]) -> None:
-    scored, predictor = answered_by(BrightBackend(), records)
+    scored, predictor = scored_by(BrightBackend(), records)
     config = TrainConfig(perturb_val=True, threshold=ThresholdConfig("worst_case"))
     found = with_operating_point(MANIFEST, scored, predictor, config, SILENT)
     assert found.threshold.rule.endswith(f"over {1 + len(PLAUSIBLE)} conditions")
@@ -166,7 +166,7 @@ def test_every_change_is_a_condition_of_its_own(records: list[ImageRecord]) -> N
 
 
 def test_matched_copies_replace_the_images_themselves(records: list[ImageRecord]) -> None:
-    scored, predictor = answered_by(BrightBackend(), records)
+    scored, predictor = scored_by(BrightBackend(), records)
     config = TrainConfig(match_val=True)
     found = with_operating_point(MANIFEST, scored, predictor, config, SILENT)
     assert found.threshold.chosen_on == (
@@ -187,7 +187,7 @@ def test_matched_copies_replace_the_images_themselves(records: list[ImageRecord]
 
 
 def test_matched_copies_are_perturbed_as_well(records: list[ImageRecord]) -> None:
-    scored, predictor = answered_by(BrightBackend(), records)
+    scored, predictor = scored_by(BrightBackend(), records)
     threshold = ThresholdConfig("worst_case")
     config = TrainConfig(match_val=True, perturb_val=True, threshold=threshold)
     found = with_operating_point(MANIFEST, scored, predictor, config, SILENT)

@@ -1,4 +1,4 @@
-"""`plan` from an evaluation's folder to its files, and to a model that answers by it."""
+"""`plan` from an evaluation's folder to its files, and to a model that predicts by it."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_certificates_compared_decisions_at_the_old_threshold_and_go(
     assert load_bundle(made).manifest.certificates == ()
 
 
-def test_apply_writes_a_model_that_answers_by_the_plan(
+def test_apply_writes_a_model_that_predicts_by_the_plan(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], bundle: Path
 ) -> None:
     mark = model_fingerprint(load_bundle(bundle).manifest)
@@ -266,10 +266,12 @@ def test_recalibration_changes_the_scale_and_no_decision(
         Predictor, "load", lambda model, *_, **__: Predictor(manifest, BrightBackend())
     )
     rng = np.random.default_rng(1)
-    for k in range(90):  # a site where the brighter are ill, but much less surely than stated
+    for k in range(
+        90
+    ):  # a site where the brighter have pneumonia, but much less surely than stated
         level = rng.uniform(60, 190)
-        ill = rng.random() < sigmoid(np.array((level - 140) / 40))
-        path = tmp_path / "site" / ("PNEUMONIA" if ill else "NORMAL") / f"f{k}.png"
+        positive = rng.random() < sigmoid(np.array((level - 140) / 40))
+        path = tmp_path / "site" / ("PNEUMONIA" if positive else "NORMAL") / f"f{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         grey = rng.normal(level, 5, (40, 40)).clip(0, 255)
         Image.fromarray(grey.astype(np.uint8)).save(path)

@@ -1,4 +1,4 @@
-"""`predict` over many inputs: gone on with at any row, and what it tells on the way."""
+"""`predict` over many inputs: resumed at any row, and what it prints on the way."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from pneumoscope.progress import SILENT, Task
 from pneumoscope.workflows.predict import run_prediction
 
 MANIFEST = BundleManifest(preprocessing=PreprocessConfig(size=32))
-FILMS = 2 * BATCH + 1
+IMAGES = 2 * BATCH + 1
 
 
 class CompanyBackend:
-    """Answers depend on the row and on the size of the batch, as an engine's last bits may."""
+    """Results depend on the row and on the size of the batch, as an engine's last bits may."""
 
     def run(self, batch: np.ndarray) -> Outputs:
         rows = np.arange(len(batch), dtype=np.float32) / len(batch)
@@ -41,9 +41,9 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "films"
+    folder = tmp_path / "images"
     folder.mkdir()
-    for k in range(FILMS):
+    for k in range(IMAGES):
         grey = np.full((40, 48), 10 + k, np.uint8)
         grey[10:20] += 30
         Image.fromarray(grey).save(folder / f"{k:03}.png")
@@ -74,7 +74,7 @@ class Watching:
         self.done += count
 
 
-@pytest.mark.parametrize("rows", [0, 1, BATCH - 1, BATCH, BATCH + 3, FILMS - 1, FILMS])
+@pytest.mark.parametrize("rows", [0, 1, BATCH - 1, BATCH, BATCH + 3, IMAGES - 1, IMAGES])
 def test_gone_on_with_at_any_row_the_table_is_the_same(
     images: Path, tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,9 +85,9 @@ def test_gone_on_with_at_any_row_the_table_is_the_same(
     document, _, _ = run_prediction([images], "m", out, None, watching, resume=True)
     assert document["resumed_after"] == rows
     assert out.read_bytes() == whole.read_bytes()
-    assert whole.read_bytes().count(b"\n") == 1 + FILMS
+    assert whole.read_bytes().count(b"\n") == 1 + IMAGES
     # The rate and the time left are of what is done now.
-    assert watching.total == watching.done == FILMS - rows
+    assert watching.total == watching.done == IMAGES - rows
     assert watching.title == (f"predicting, after {rows}" if rows else "predicting")
 
 
@@ -122,14 +122,14 @@ def test_what_an_earlier_run_wrote_among_the_images_is_no_input(
     out, maps = images / "p.csv", images / "maps"
     first, _, code = run_prediction([images], "m", out, maps, SILENT)
     table = out.read_bytes()
-    assert len(list(maps.iterdir())) == FILMS
+    assert len(list(maps.iterdir())) == IMAGES
     again, _, again_code = run_prediction(
         [images], "m", out, maps, SILENT, batch=BatchConfig(strict=True)
     )
     assert (code, again_code) == (0, 0)
     assert again["predictions"] == first["predictions"]
     assert out.read_bytes() == table
-    assert f"{FILMS} files in the folders for results are not taken as inputs" in caplog.text
+    assert f"{IMAGES} files in the folders for results are not taken as inputs" in caplog.text
 
 
 def test_inputs_given_by_name_are_read_wherever_results_go(images: Path) -> None:
@@ -157,7 +157,7 @@ def test_resumed_with_other_outputs_is_wrong_usage(
     with pytest.raises(UsageError, match=r"started with no option .* this command has --heatmaps"):
         run_prediction([images], "m", out, maps, SILENT, resume=True)
     document, _, _ = run_prediction([images], "m", out, None, SILENT, resume=True)
-    assert document["resumed_after"] == BATCH  # the refused command left the rows as they were
+    assert document["resumed_after"] == BATCH  # the rejected command left the rows as they were
 
 
 def test_rows_of_a_release_that_did_not_note_the_outputs_are_continued(

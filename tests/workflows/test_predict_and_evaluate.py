@@ -46,7 +46,7 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def film(path: Path, level: int) -> Path:
+def xray(path: Path, level: int) -> Path:
     grey = np.full((40, 48), level, np.uint8)
     grey[10:20, 8:30] += 20
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def answered(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = 0) -> dict[str, Any]:
+def json_of(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = 0) -> dict[str, Any]:
     """The one JSON document on stdout, with nothing at all on stderr."""
     assert run([*map(str, arguments), "--json", "-q"]) == code
     out, err = capsys.readouterr()
@@ -71,14 +71,14 @@ def answered(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = 0)
 def test_every_input_has_one_row_in_input_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = film(tmp_path / "films" / "b.png", 200)
-    film(tmp_path / "films" / "a" / "dark.png", 10)
-    (tmp_path / "films" / "notes.txt").write_text("text")
+    good = xray(tmp_path / "images" / "b.png", 200)
+    xray(tmp_path / "images" / "a" / "dark.png", 10)
+    (tmp_path / "images" / "notes.txt").write_text("text")
     table = tmp_path / "list.csv"
-    table.write_text("path\nfilms/b.png\ngone.png\n")
-    asked = [good, tmp_path / "none.png", tmp_path / "films", table, good]
+    table.write_text("path\nimages/b.png\ngone.png\n")
+    asked = [good, tmp_path / "none.png", tmp_path / "images", table, good]
     out = tmp_path / "new" / "p.csv"
-    document = answered(capsys, "predict", *asked, "--out", out)
+    document = json_of(capsys, "predict", *asked, "--out", out)
     rows = rows_of(out)
     assert [Path(row["path"]).name for row in rows] == [
         *("b.png", "none.png", "dark.png", "b.png", "notes.txt", "b.png", "gone.png", "b.png")
@@ -93,59 +93,59 @@ def test_every_input_has_one_row_in_input_order(
 def test_heatmaps_of_equal_names_are_kept_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    films = [film(tmp_path / name / "x.png", 90) for name in ("a", "b")]
-    answered(capsys, "predict", *films, "--heatmaps", tmp_path / "maps")
+    images = [xray(tmp_path / name / "x.png", 90) for name in ("a", "b")]
+    json_of(capsys, "predict", *images, "--heatmaps", tmp_path / "maps")
     found = sorted((tmp_path / "maps").iterdir())
     assert len(found) == 2
     with Image.open(found[0]) as image:
         assert image.size == (48, 40)
 
 
-def test_names_that_are_odd_or_no_utf8_are_answered_for(
+def test_names_that_are_odd_or_no_utf8_are_scored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["a b,c.png", 'q"uote.png', "ü肺.png", "new\nline.png", "\x1b[31mred.png", "=1+1.png"]
-    films = [film(tmp_path / "f" / name, 80 + k) for k, name in enumerate(names)]
+    images = [xray(tmp_path / "f" / name, 80 + k) for k, name in enumerate(names)]
     try:
-        films.append(film(tmp_path / "f" / os.fsdecode(b"caf\xe9.png"), 99))
+        images.append(xray(tmp_path / "f" / os.fsdecode(b"caf\xe9.png"), 99))
     except OSError:  # a file system that takes UTF-8 alone
-        films.append(tmp_path / "f" / os.fsdecode(b"caf\xe9.png"))
+        images.append(tmp_path / "f" / os.fsdecode(b"caf\xe9.png"))
     out = tmp_path / "p.csv"
-    asked = [*map(str, films), "--heatmaps", str(tmp_path / "maps")]
+    asked = [*map(str, images), "--heatmaps", str(tmp_path / "maps")]
     assert run(["predict", *asked, "--out", str(out), "-q"]) == 0
     rows = rows_of(out)
     assert [Path(row["path"]).name for row in rows] == [*names, "caf\\udce9.png"]
     assert len(list((tmp_path / "maps").iterdir())) == sum(row["status"] == "ok" for row in rows)
     capsys.readouterr()
-    assert run(["predict", *map(str, films), "-q"]) == 0
+    assert run(["predict", *map(str, images), "-q"]) == 0
     text, err = capsys.readouterr()
     assert err == ""
-    assert len(text.splitlines()) == len(films) + 3
+    assert len(text.splitlines()) == len(images) + 3
     assert "\x1b" not in text
-    assert answered(capsys, "predict", *films)["counts"]["ok"] >= len(names)
+    assert json_of(capsys, "predict", *images)["counts"]["ok"] >= len(names)
 
 
 @pytest.mark.parametrize("option", ["--out", "--heatmaps"])
 def test_a_file_in_place_of_a_folder_is_found_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
-    path = film(tmp_path / "x.png", 90)
+    path = xray(tmp_path / "x.png", 90)
     monkeypatch.setattr(
         Predictor, "load", lambda model, *_, **__: pytest.fail("worked before it looked")
     )
     place = tmp_path / "x.png" / ("p.csv" if option == "--out" else "maps")
-    document = answered(capsys, "predict", path, option, place, code=2)
+    document = json_of(capsys, "predict", path, option, place, code=2)
     assert "wanted a folder" in document["error"]["message"]
     if option == "--out":
         (tmp_path / "p.csv").mkdir()
-        answered(capsys, "predict", path, option, tmp_path / "p.csv", code=2)
+        json_of(capsys, "predict", path, option, tmp_path / "p.csv", code=2)
 
 
 def labelled(folder: Path, labels: list[int], split: str = "") -> Path:
     """A manifest of images, in an order that is not that of their names."""
     lines = []
     for k, label in enumerate(labels):
-        film(folder / f"{9 - k}.png", 60 + 90 * label + k)
+        xray(folder / f"{9 - k}.png", 60 + 90 * label + k)
         lines.append(f"{9 - k}.png,{label},p{k},{split}")
     table = folder / "data.csv"
     table.write_text("\n".join(["path,label,patient,split", *lines]) + "\n")
@@ -157,7 +157,7 @@ def test_tiny_and_one_class_data_are_evaluated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], labels: list[int]
 ) -> None:
     data, out = labelled(tmp_path / "d", labels), tmp_path / "e"
-    document = answered(capsys, "evaluate", data, "--out", out, "--split", "all")
+    document = json_of(capsys, "evaluate", data, "--out", out, "--split", "all")
     assert document == json.loads((out / "metrics.json").read_text()) | {"out": str(out)}
     assert (document["n"], document["positives"]) == (len(labels), sum(labels))
     both = len(set(labels)) == 2
@@ -179,7 +179,7 @@ def test_unreadable_images_are_counted_and_stand_in_no_metric(
 ) -> None:
     data, out = labelled(tmp_path / "d", [0, 1, 0, 1], "test"), tmp_path / "e"
     (tmp_path / "d" / "8.png").write_bytes(b"text")
-    document = answered(capsys, "evaluate", data, "--out", out)
+    document = json_of(capsys, "evaluate", data, "--out", out)
     assert (document["n"], document["refused"]) == (3, 1)
     rows = rows_of(out / "predictions.csv")
     assert [row["status"] for row in rows] == ["ok", "refused", "ok", "ok"]
@@ -194,7 +194,7 @@ def test_unreadable_images_are_counted_and_stand_in_no_metric(
     assert "3 X-rays of 3 patients" in checklist
     for k in range(4):
         (tmp_path / "d" / f"{9 - k}.png").write_bytes(b"text")
-    failed = answered(capsys, "evaluate", data, "--out", out, code=3)
+    failed = json_of(capsys, "evaluate", data, "--out", out, code=3)
     assert "none of 4 images has a prediction" in failed["error"]["message"]
 
 
@@ -203,11 +203,11 @@ def test_all_takes_every_split_and_test_its_own(
 ) -> None:
     for split in ("val", "test"):
         for label, name in enumerate(("NORMAL", "PNEUMONIA")):
-            film(tmp_path / "d" / split / name / f"{split}.png", 60 + 90 * label)
+            xray(tmp_path / "d" / split / name / f"{split}.png", 60 + 90 * label)
     data, out = tmp_path / "d", tmp_path / "e"
-    assert answered(capsys, "evaluate", data, "--out", out)["n"] == 2
-    assert answered(capsys, "evaluate", data, "--out", out, "--split", "all")["n"] == 4
-    failed = answered(capsys, "evaluate", data, "--out", out, "--split", "train", code=3)
+    assert json_of(capsys, "evaluate", data, "--out", out)["n"] == 2
+    assert json_of(capsys, "evaluate", data, "--out", out, "--split", "all")["n"] == 4
+    failed = json_of(capsys, "evaluate", data, "--out", out, "--split", "train", code=3)
     assert "has no train split, found val (2 images), test (2 images)" in failed["error"]["message"]
 
 
@@ -216,7 +216,7 @@ def test_evaluation_into_a_file_is_found_before_the_work(
 ) -> None:
     data = labelled(tmp_path / "d", [0, 1], "test")
     (tmp_path / "e").touch()
-    failed = answered(capsys, "evaluate", data, "--out", tmp_path / "e", code=2)
+    failed = json_of(capsys, "evaluate", data, "--out", tmp_path / "e", code=2)
     assert "wanted a folder" in failed["error"]["message"]
 
 
@@ -226,8 +226,8 @@ def test_demo_and_train_leave_a_file_in_their_way_alone(
     data = labelled(tmp_path / "d", [0, 1] * 4)
     path = tmp_path / "file"
     path.write_text("mine")
-    answered(capsys, "demo", "--out", path, code=2)
-    answered(capsys, "train", data, "--out", path, "--weights", "none", code=2)
+    json_of(capsys, "demo", "--out", path, code=2)
+    json_of(capsys, "train", data, "--out", path, "--weights", "none", code=2)
     assert path.read_text() == "mine"
 
 
@@ -238,13 +238,13 @@ def test_a_run_killed_before_its_first_file_can_be_begun_again(
     out.mkdir()
     temporary_beside(out / "config.toml").write_text("half")
     asked = ["train", data, "--out", out, "--weights", tmp_path / "absent.h5"]
-    failed = answered(capsys, *asked, code=4)
+    failed = json_of(capsys, *asked, code=4)
     assert "absent.h5" in failed["error"]["message"]  # it went on to the weights
     (out / "notes.txt").touch()
-    assert "not empty" in answered(capsys, *asked, code=2)["error"]["message"]
+    assert "not empty" in json_of(capsys, *asked, code=2)["error"]["message"]
 
 
-def test_resuming_under_another_configuration_file_is_refused(
+def test_resuming_under_another_configuration_file_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, out = labelled(tmp_path / "d", [0, 1] * 4), tmp_path / "run"
@@ -252,17 +252,17 @@ def test_resuming_under_another_configuration_file_is_refused(
     (out / "config.toml").write_text(to_toml(TrainConfig()))
     (tmp_path / "other.toml").write_text("views = 4\n[fit]\nepochs = 3\n")
     asked = ["train", data, "--out", out, "--resume", "--config", tmp_path / "other.toml"]
-    failed = answered(capsys, *asked, code=2)
+    failed = json_of(capsys, *asked, code=2)
     assert "the run has fit.epochs = 60, you gave 3" in failed["error"]["message"]
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_nothing_to_train_on_says_so(
+def test_nothing_to_train_on_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str
 ) -> None:
     data, out = labelled(tmp_path / "d", [0, 1] * 4, split), tmp_path / "run"
     asked = ["train", data, "--out", out, "--weights", "none", "--keep-val"]
-    failed = answered(capsys, *asked, code=3)
+    failed = json_of(capsys, *asked, code=3)
     assert "train" in failed["error"]["message"]
     assert not out.exists()
 
@@ -288,7 +288,7 @@ def test_matched_framing_scores_re_cut_images(
             )
     (data / "test" / "NORMAL" / "broken.png").write_bytes(b"no image")
     matched = ("--framing", "matched", "--framing-share", "0.8")
-    document = answered(capsys, "evaluate", data, "--out", out, *matched)
+    document = json_of(capsys, "evaluate", data, "--out", out, *matched)
     assert document["framing"] == {
         "share": 0.8,
         "median_box": sum(mask_out for _, mask_out in wanted.values()),
@@ -302,7 +302,7 @@ def test_matched_framing_scores_re_cut_images(
             probability, _ = wanted[path.name, path.parent.name]
             assert float(row["probability"]) == pytest.approx(probability, abs=1e-6)
     assert "Framing matched: every image was cropped" in (out / "report.html").read_text()
-    as_is = answered(capsys, "evaluate", data, "--out", tmp_path / "as-is")
+    as_is = json_of(capsys, "evaluate", data, "--out", tmp_path / "as-is")
     assert "framing" not in as_is
-    refused = answered(capsys, "evaluate", data, "--out", out, *matched[2:], code=2)
-    assert "needs --framing matched" in refused["error"]["message"]
+    rejected = json_of(capsys, "evaluate", data, "--out", out, *matched[2:], code=2)
+    assert "needs --framing matched" in rejected["error"]["message"]

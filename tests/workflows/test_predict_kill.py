@@ -16,7 +16,7 @@ from pneumoscope.workflows.predict import run_prediction
 from support.scripts import load_script
 from support.small_bundle import small_bundle
 
-FILMS = 200
+IMAGES = 200
 CHUNK = 10
 
 SLOWLY = f"""
@@ -35,10 +35,10 @@ main()
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "films"
+    folder = tmp_path / "images"
     folder.mkdir()
     generator = np.random.default_rng(0)
-    for number in range(FILMS):
+    for number in range(IMAGES):
         coarse = Image.fromarray(generator.integers(0, 256, (8, 8), dtype=np.uint8))
         coarse.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number:03}.png")
     (folder / "100.png").write_bytes(b"no image")
@@ -61,11 +61,11 @@ def test_killed_and_resumed(images: Path, tmp_path: Path, script: ModuleType) ->
     )
     assert [kill.alive for kill in kills] == [True, True, True]
     assert not out.exists()
-    assert 3 * CHUNK <= script.rows_in(partial) == kills[-1].rows < FILMS
+    assert 3 * CHUNK <= script.rows_in(partial) == kills[-1].rows < IMAGES
     document, _, _ = run_prediction([images], model, out, None, SILENT, resume=True)
     assert document["resumed_after"] >= 3 * CHUNK
-    assert document["counts"] == {"ok": FILMS - 1, "refused": 1, "error": 0}
-    assert len(document["predictions"]) == FILMS
+    assert document["counts"] == {"ok": IMAGES - 1, "refused": 1, "error": 0}
+    assert len(document["predictions"]) == IMAGES
     whole = tmp_path / "whole.csv"
     table = out.read_bytes()
     out.unlink()

@@ -29,7 +29,7 @@ from support.small_bundle import small_bundle
 
 pytestmark = pytest.mark.engines
 
-FILMS = 640
+IMAGES = 640
 SECONDS = 0.02
 """That the storage takes for an image, so that there is a midst to kill in."""
 
@@ -39,7 +39,7 @@ def test_a_cluster_makes_no_heatmaps_and_one_machine_reads_no_urls(tmp_path: Pat
     with pytest.raises(UsageError, match="--engine ray writes tables only"):
         run_prediction([tmp_path], "default", None, tmp_path / "maps", SILENT, batch=ray)
     with pytest.raises(UsageError, match="Use --engine ray"):
-        run_prediction(["s3://films/a.png"], "default", None, None, SILENT)
+        run_prediction(["s3://images/a.png"], "default", None, None, SILENT)
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
@@ -52,10 +52,10 @@ def rows_of(table: Path) -> list[dict[str, str]]:
     reason="Ray is not installed (extra ray)",
 )
 def test_a_node_is_killed_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
-    folder = tmp_path / "films"
+    folder = tmp_path / "images"
     folder.mkdir()
     generator = np.random.default_rng(0)
-    for k in range(FILMS):
+    for k in range(IMAGES):
         coarse = Image.fromarray(generator.integers(0, 256, (8, 8), dtype=np.uint8))
         coarse.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{k:04}.png")
     (folder / "0100.png").write_bytes(b"no image")
@@ -88,12 +88,12 @@ def test_a_node_is_killed_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["nodes"] == [2, 1]
-    assert told["rows"] == FILMS
-    assert told["counts"] == {"ok": FILMS - 1, "refused": 1, "error": 0}
+    assert told["rows"] == IMAGES
+    assert told["counts"] == {"ok": IMAGES - 1, "refused": 1, "error": 0}
     # What the lost node had begun was read again by the other.
-    assert len(asked) == FILMS + 1
+    assert len(asked) == IMAGES + 1
     assert max(asked.values()) >= 2
     run_prediction([folder], model, tmp_path / "alone.csv", None, SILENT)
     alone, cluster = rows_of(tmp_path / "alone.csv"), rows_of(tmp_path / "cluster.csv")
     assert cluster == alone
-    assert len(alone) == FILMS
+    assert len(alone) == IMAGES

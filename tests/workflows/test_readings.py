@@ -36,9 +36,9 @@ def pilot(folder: Path) -> tuple[Path, Path]:
     rng = np.random.default_rng(8)
     scores, readings = [], []
     for k in range(240):
-        ill = int(rng.random() < 0.3)
+        positive = int(rng.random() < 0.3)
         accession = f"A{k - (k % 48 == 47)}"  # five of two images
-        score = float(np.clip(rng.normal(0.3 + 0.4 * ill, 0.2), 0, 1))
+        score = float(np.clip(rng.normal(0.3 + 0.4 * positive, 0.2), 0, 1))
         refused = k % 17 == 3
         day = FIRST_MONDAY + timedelta(days=k // 6)
         scores.append(
@@ -57,10 +57,12 @@ def pilot(folder: Path) -> tuple[Path, Path]:
         )
         if k % 11 == 5 or accession != f"A{k}":
             continue
-        readings.append({"accession": accession, "reading": ill, "reader": "R1"})
+        readings.append({"accession": accession, "reading": positive, "reader": "R1"})
         if k % 4 == 0:
             other = (
-                ("PNEUMONIA" if ill else "normal") if k % 8 else ("normal", "PNEUMONIA")[ill ^ 1]
+                ("PNEUMONIA" if positive else "normal")
+                if k % 8
+                else ("normal", "PNEUMONIA")[positive ^ 1]
             )
             readings.append({"accession": accession, "reading": other, "reader": "R2"})
     readings.append({"accession": "Z9", "reading": 1, "reader": "R1"})
@@ -167,8 +169,8 @@ def test_rates_and_agreement(told: tuple[Path, dict[str, Any]]) -> None:
     said: dict[str, dict[str, int]] = {}
     for row in rows_of(folder / "read.csv"):
         if row["reading"]:
-            ill = int(row["reading"] in ("1", "PNEUMONIA"))
-            said.setdefault(row["accession"], {})[row["reader"]] = ill
+            positive = int(row["reading"] in ("1", "PNEUMONIA"))
+            said.setdefault(row["accession"], {})[row["reader"]] = positive
     both = [(votes["R1"], votes["R2"]) for votes in said.values() if len(votes) == 2]
     readers = document["readers"]["R1 and R2"]
     assert readers["images"] == len(both)
@@ -229,17 +231,19 @@ def test_new_thresholds_and_how_many_more(told: tuple[Path, dict[str, Any]]) -> 
     for line in document["thresholds"]:
         at = line["threshold"]
         assert (line["called"], line["scored"]) == (sum(s >= at for s in scores), len(scores))
-        ill = [c["score"] >= at for c in matched if c["label"] == 1]
-        assert line["sensitivity"]["value"] == pytest.approx(np.mean(ill))
+        positive = [c["score"] >= at for c in matched if c["label"] == 1]
+        assert line["sensitivity"]["value"] == pytest.approx(np.mean(positive))
     needed = document["still_needed"]["sensitivity"]
-    ill = [c["score"] >= THRESHOLD for c in matched if c["label"] == 1]
-    assert needed["have"] == len(ill)
-    assert needed["expected"] == pytest.approx(np.mean(ill))
+    positive = [c["score"] >= THRESHOLD for c in matched if c["label"] == 1]
+    assert needed["have"] == len(positive)
+    assert needed["expected"] == pytest.approx(np.mean(positive))
     n, hits = needed["patients"], needed["hits"]
     assert binom.sf(hits - 1, n, needed["least"]) <= 0.05
     assert binom.sf(hits - 1, n, needed["expected"]) >= 0.9
-    assert needed["missing"] == n - len(ill)
-    assert needed["weeks"] == pytest.approx(needed["missing"] * len(document["weeks"]) / len(ill))
+    assert needed["missing"] == n - len(positive)
+    assert needed["weeks"] == pytest.approx(
+        needed["missing"] * len(document["weeks"]) / len(positive)
+    )
 
 
 def test_pages(told: tuple[Path, dict[str, Any]]) -> None:

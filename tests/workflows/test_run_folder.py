@@ -1,4 +1,4 @@
-"""Where a run may begin or go on, what it writes first, and what it says where it may not."""
+"""Where a run may begin or go on, what it writes first, and the error where it may not."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_finished_run_is_not_trained_again(phantoms: Path, begun: Path) -> Non
         ),
     ],
 )
-def test_settings_that_dont_fit_one_another_are_refused_before_any_work(
+def test_settings_that_dont_fit_one_another_are_rejected_before_any_work(
     phantoms: Path, tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
@@ -178,7 +178,7 @@ def test_settings_that_dont_fit_one_another_are_refused_before_any_work(
     prepared(phantoms, tmp_path / "run", replace(CONFIG, **unused))
 
 
-def test_answering_at_another_size_than_training_ended_at_is_said(
+def test_inference_at_another_size_than_training_ended_at_is_reported(
     phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="pneumoscope")  # a command before may have hushed it

@@ -105,7 +105,7 @@ def test_validation_images_that_the_initial_weights_were_trained_on_are_reported
 
 
 @pytest.mark.parametrize("role", ["weights", "teachers"])
-def test_a_damaged_bundle_is_refused_before_training(tmp_path: Path, role: str) -> None:
+def test_a_damaged_bundle_is_rejected_before_training(tmp_path: Path, role: str) -> None:
     data = write_phantoms(tmp_path / "phantoms", 30, 2, size=64)
     bundle = small_bundle(tmp_path / "bundle").folder
     (bundle / "notes.txt").touch()

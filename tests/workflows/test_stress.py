@@ -62,20 +62,20 @@ class Reader:
         return Outputs(logits, cams, np.zeros((len(batch), 2), np.float32))
 
 
-class Refusing(Predictor):
-    """Refuses what is mostly white."""
+class Rejecting(Predictor):
+    """Rejects what is mostly white."""
 
     def predict_images(self, images: object) -> Iterator[Result]:
-        for answer in super().predict_images(images):  # type: ignore[arg-type]
-            bright = answer.logit is not None and answer.logit > 0.5
-            refused = Prediction(answer.prediction.path, "refused", Reason.BLANK, detail="white")
-            yield Result(refused) if bright else answer
+        for result in super().predict_images(images):  # type: ignore[arg-type]
+            bright = result.logit is not None and result.logit > 0.5
+            rejected = Prediction(result.prediction.path, "refused", Reason.BLANK, detail="white")
+            yield Result(rejected) if bright else result
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty phantoms of ten patients, none of them ill; those labelled so have a bright top."""
-    folder = tmp_path_factory.mktemp("stress") / "films"
+def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty phantoms of ten patients, none with pneumonia; those labelled so have a bright top."""
+    folder = tmp_path_factory.mktemp("stress") / "images"
     folder.mkdir()
     rows = []
     for k in range(20):
@@ -93,35 +93,35 @@ def with_model(monkeypatch: pytest.MonkeyPatch, predictor: Predictor) -> None:
     monkeypatch.setattr(Predictor, "load", lambda model, **_: predictor)
 
 
-def answers_of(out: Path) -> dict[tuple[str, str], str]:
+def scores_of(out: Path) -> dict[tuple[str, str], str]:
     with (out / "answers.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     return {(Path(row["path"]).name, row["change"]): row["probability"] for row in rows}
 
 
 @pytest.fixture(scope="module")
-def whole(films: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StressContent, Path]:
+def whole(xrays: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StressContent, Path]:
     """What a model that reads the upper edge is found to do, and where the files are."""
     out = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as monkeypatch:
         with_model(monkeypatch, Predictor(MANIFEST, Reader("ring")))
-        return pneumoscope.stress(films, out, interval=QUICK), out
+        return pneumoscope.stress(xrays, out, interval=QUICK), out
 
 
 def test_it_measures_every_change_and_finds_that_the_ring_is_read(
-    films: Path, whole: tuple[StressContent, Path]
+    xrays: Path, whole: tuple[StressContent, Path]
 ) -> None:
     predictor, (content, out) = Predictor(MANIFEST, Reader("ring")), whole
     assert (content.images, content.patients, content.positives) == (20, 20, 10)
     assert content.plain["auc"].value == content.plain["sensitivity"].value == 1.0
     # What it says of each copy is what the predictor says of the copy.
-    answers = answers_of(out)
-    image = read_image(films.parent / "7.png").pixels
+    results = scores_of(out)
+    image = read_image(xrays.parent / "7.png").pixels
     for sweep in SWEEPS:
         for step in sweep.steps[:1]:
             copy = step.perturbation.apply(image, StressConfig().seed)
             wanted = predictor.predict_image(copy).prediction.probability
-            assert float(answers["7.png", step.perturbation.name]) == pytest.approx(
+            assert float(results["7.png", step.perturbation.name]) == pytest.approx(
                 wanted, rel=1e-5
             )
     # The black border takes the bright top away: everything looks normal.
@@ -160,16 +160,16 @@ def test_it_measures_every_change_and_finds_that_the_ring_is_read(
         lungs = find_lungs(image)
         box = lung_box(lungs) if lungs.quality >= StressConfig().lung_quality else None
         wanted = predictor.predict_image(match_framing(image, box, share)).prediction.probability
-        assert float(answers["7.png", row.name]) == pytest.approx(wanted, rel=1e-5)
+        assert float(results["7.png", row.name]) == pytest.approx(wanted, rel=1e-5)
     assert known(known(shortcuts.baselines["thumbnails"]).auc.value) > 0.9  # the top is in them
     assert known(known(shortcuts.baselines["outline"]).auc.value) < 0.9
 
 
-def test_a_model_that_reads_the_lungs_is_told_apart(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_reads_the_lungs_is_distinguished(
+    xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_model(monkeypatch, Predictor(MANIFEST, Reader("lungs")))
-    shortcuts = known(stress(films, tmp_path, interval=QUICK).shortcuts)
+    shortcuts = known(stress(xrays, tmp_path, interval=QUICK).shortcuts)
     assert known(shortcuts.energy.value) > 0.5
     assert known(shortcuts.localisation.peak.value) > 0.7
     assert known(shortcuts.localisation.gain.value) > 1.8
@@ -179,10 +179,10 @@ def test_a_model_that_reads_the_lungs_is_told_apart(
         assert exchange.found.difference["auc"].value == pytest.approx(0.0, abs=0.03)
 
 
-def test_surroundings_are_lent_by_the_next_image_of_another_patient(films: Path) -> None:
+def test_surroundings_are_lent_by_the_next_image_of_another_patient(xrays: Path) -> None:
     labels, patients = [0, 0, 1, 0, 1], "aabcb"
     records = [
-        ImageRecord(films.parent / f"{k}.png", label, patient)
+        ImageRecord(xrays.parent / f"{k}.png", label, patient)
         for k, (label, patient) in enumerate(zip(labels, patients, strict=True))
     ]
 
@@ -197,17 +197,17 @@ def test_surroundings_are_lent_by_the_next_image_of_another_patient(films: Path)
 
     assert lent(0) == {"same": 3, "other": 2}  # not 1, of the same patient
     assert lent(3) == {"same": 0, "other": 4}  # from the end on from the beginning
-    assert lent(2) == {"other": 3}  # both ill images are of one patient
-    records[3] = replace(records[3], path=films)  # no image
+    assert lent(2) == {"other": 3}  # both positive images are of one patient
+    records[3] = replace(records[3], path=xrays)  # no image
     assert lent(0) == {"other": 2}
     assert donors_of(records, 0, StressConfig(shortcuts=False)) == {}
 
 
 def test_files_hold_what_was_found(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with_model(monkeypatch, Predictor(MANIFEST, Reader()))
-    arguments = ["stress", str(films), "--out", str(tmp_path), "--resamples", "30", "--json"]
+    arguments = ["stress", str(xrays), "--out", str(tmp_path), "--resamples", "30", "--json"]
     assert run(arguments) == 0
     told = json.loads(capsys.readouterr().out)
     assert told.pop("out") == str(tmp_path)
@@ -254,15 +254,15 @@ def test_files_hold_what_was_found(
     ]
 
 
-def test_withheld_answers_are_counted_by_change(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[StressContent, Path]
+def test_withheld_predictions_are_counted_by_change(
+    xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[StressContent, Path]
 ) -> None:
     band = Abstention("band", 0.2, 0.9, "for the test", "")
     with_model(monkeypatch, Predictor(replace(MANIFEST, abstention=band), Reader("ring")))
-    content = stress(films, tmp_path, config=StressConfig(shortcuts=False), interval=QUICK)
+    content = stress(xrays, tmp_path, config=StressConfig(shortcuts=False), interval=QUICK)
     document = json.loads((tmp_path / "stress.json").read_text())
     wanted: dict[str, int] = {row.name: 0 for row in content.rows} | {"plain": 0}
-    for (_, change), probability in answers_of(tmp_path).items():
+    for (_, change), probability in scores_of(tmp_path).items():
         if change and probability and 0.2 <= float(probability) < 0.9:
             wanted[change] += 1
     assert document["uncertain"] == wanted
@@ -276,7 +276,7 @@ def test_withheld_answers_are_counted_by_change(
 
 
 def test_a_stopped_run_goes_on_and_asks_nothing_twice(
-    films: Path,
+    xrays: Path,
     whole: tuple[StressContent, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -290,7 +290,7 @@ def test_a_stopped_run_goes_on_and_asks_nothing_twice(
     out = tmp_path / "out"
     with_model(monkeypatch, Predictor(MANIFEST, Stopped()))
     with pytest.raises(KeyboardInterrupt):
-        stress(films, out, interval=QUICK)
+        stress(xrays, out, interval=QUICK)
     journal = out / "answers.jsonl"
     done = len(journal.read_bytes().splitlines()) - 1
     assert 3 <= done <= 6
@@ -299,50 +299,50 @@ def test_a_stopped_run_goes_on_and_asks_nothing_twice(
         stream.write(b'{"outputs": [0.1, ')  # what a kill leaves
     rest = Reader()
     with_model(monkeypatch, Predictor(MANIFEST, rest))
-    resumed = stress(films, out, interval=QUICK, resume=True)
+    resumed = stress(xrays, out, interval=QUICK, resume=True)
     assert resumed.rows == whole[0].rows
     assert resumed.shortcuts == whole[0].shortcuts
-    assert answers_of(out) == answers_of(whole[1])
+    assert scores_of(out) == scores_of(whole[1])
     assert rest.runs <= (20 - done) * WAYS // 16 + 1
 
 
-def test_answers_of_something_else_are_not_gone_on_with(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_results_of_something_else_are_not_gone_on_with(
+    xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_model(monkeypatch, Predictor(MANIFEST, Reader()))
     few = StressConfig(limit=6, shortcuts=False)
-    stress(films, tmp_path, config=few, interval=QUICK)
+    stress(xrays, tmp_path, config=few, interval=QUICK)
     again = Reader()
     with_model(monkeypatch, Predictor(MANIFEST, again))
-    limits = StressConfig(limit=6, shortcuts=False, largest_fall=0.5)  # needs no new answers
-    assert stress(films, tmp_path, config=limits, interval=QUICK, resume=True).config == limits
+    limits = StressConfig(limit=6, shortcuts=False, largest_fall=0.5)  # needs no new results
+    assert stress(xrays, tmp_path, config=limits, interval=QUICK, resume=True).config == limits
     assert again.runs == 0
     with pytest.raises(UsageError, match="another model, version, settings or list"):
-        stress(films, tmp_path, config=StressConfig(limit=8, shortcuts=False), resume=True)
+        stress(xrays, tmp_path, config=StressConfig(limit=8, shortcuts=False), resume=True)
 
 
 def test_a_limit_draws_patients_and_without_shortcuts_no_lung_is_looked_for(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_model(monkeypatch, Predictor(MANIFEST, Reader()))
-    content = stress(films, tmp_path, config=StressConfig(limit=8, shortcuts=False), interval=QUICK)
+    content = stress(xrays, tmp_path, config=StressConfig(limit=8, shortcuts=False), interval=QUICK)
     assert (content.images, content.drawn_from, content.positives) == (8, 20, 4)
     assert content.shortcuts is None
     assert "8 X-rays of 20" in (tmp_path / "stress.html").read_text(encoding="utf-8")
-    assert len(answers_of(tmp_path)) == 8 * (WAYS - PARTS - SHARES)
+    assert len(scores_of(tmp_path)) == 8 * (WAYS - PARTS - SHARES)
     assert not (tmp_path / "figures" / "shortcuts.svg").exists()
 
 
-def test_refusals_are_counted_apart_and_unreadable_images_left_out(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_rejections_are_counted_apart_and_unreadable_images_left_out(
+    xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_model(monkeypatch, Refusing(MANIFEST, Reader()))
-    folder = tmp_path / "films"
+    with_model(monkeypatch, Rejecting(MANIFEST, Reader()))
+    folder = tmp_path / "images"
     folder.mkdir()
-    rows = films.read_text(encoding="utf-8").splitlines()[:9]
+    rows = xrays.read_text(encoding="utf-8").splitlines()[:9]
     for row in rows[1:]:
         name = row.split(",")[0]
-        (folder / name).write_bytes((films.parent / name).read_bytes())
+        (folder / name).write_bytes((xrays.parent / name).read_bytes())
     (folder / "bad.png").write_bytes(b"no image")
     (folder / "split.csv").write_text("\n".join([*rows, "bad.png,1,bad,test"]), encoding="utf-8")
     config = StressConfig(shortcuts=False)
@@ -355,11 +355,11 @@ def test_refusals_are_counted_apart_and_unreadable_images_left_out(
     assert negative.found.changed["specificity"].value is None
     bright = json.loads((tmp_path / "out" / "stress.json").read_text(encoding="utf-8"))
     assert "rejected that are accepted unchanged" in json.dumps(bright["findings"])
-    assert answers_of(tmp_path / "out")["bad.png", "plain"] == ""
+    assert scores_of(tmp_path / "out")["bad.png", "plain"] == ""
 
 
 def test_own_masks_take_the_place_of_the_segmentation(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_model(monkeypatch, Predictor(MANIFEST, Reader("ring")))
     masks = tmp_path / "masks"
@@ -368,7 +368,7 @@ def test_own_masks_take_the_place_of_the_segmentation(
     top[:10] = 255
     for k in range(18):
         Image.fromarray(top).save(masks / f"{k}.png")
-    content = stress(films, tmp_path / "out", interval=QUICK, masks=masks)
+    content = stress(xrays, tmp_path / "out", interval=QUICK, masks=masks)
     shortcuts = known(content.shortcuts)
     assert (shortcuts.lungs_from, shortcuts.with_lungs, shortcuts.without_lungs) == (
         "masks",
@@ -384,28 +384,28 @@ def test_own_masks_take_the_place_of_the_segmentation(
     assert gain > 8  # of a tenth of the image
     assert known(shortcuts.localisation.gain.low) <= gain
     with pytest.raises(UsageError, match=r"holds no mask for any of 20 images.*such as"):
-        stress(films, tmp_path / "out", masks=tmp_path)
+        stress(xrays, tmp_path / "out", masks=tmp_path)
     with pytest.raises(UsageError, match="Drop one"):
-        stress(films, tmp_path / "out", config=StressConfig(shortcuts=False), masks=masks)
+        stress(xrays, tmp_path / "out", config=StressConfig(shortcuts=False), masks=masks)
 
 
-def test_settings_out_of_range_are_refused_before_anything_is_done(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_settings_out_of_range_are_rejected_before_anything_is_done(
+    xrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for option, value in (("--limit", "1"), ("--largest-fall", "1.5"), ("--resamples", "0")):
-        assert run(["stress", str(films), "--out", str(tmp_path / "out"), option, value]) == 2
+        assert run(["stress", str(xrays), "--out", str(tmp_path / "out"), option, value]) == 2
         assert option.strip("-").replace("-", "_") in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_one_class_and_a_missing_split_are_refused(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_one_class_and_a_missing_split_are_rejected(
+    xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_model(monkeypatch, Predictor(MANIFEST, Reader()))
     with pytest.raises(DataError, match="has no val split"):
-        stress(films, tmp_path, split="val")
-    rows = films.read_text(encoding="utf-8").splitlines()
-    alone = films.parent / "alone.csv"
+        stress(xrays, tmp_path, split="val")
+    rows = xrays.read_text(encoding="utf-8").splitlines()
+    alone = xrays.parent / "alone.csv"
     alone.write_text("\n".join(row for row in rows if ",1," not in row), encoding="utf-8")
     with pytest.raises(DataError, match="wanted both"):
         stress(alone, tmp_path)

@@ -1,4 +1,4 @@
-"""`train` by every recipe, over a small network: its files, its bundle, its answers elsewhere."""
+"""`train` by every recipe, over a small network: its files, its bundle, predictions elsewhere."""
 
 from __future__ import annotations
 
@@ -136,10 +136,10 @@ def test_a_run_is_whole_by_every_recipe(run_of: Callable[[str], TrainedRun], nam
     assert metrics["refused"] == 0
 
 
-def test_a_model_knows_its_own_images_again(
+def test_a_model_recognises_its_training_images(
     run_of: Callable[[str], TrainedRun], phantoms: Path, tmp_path: Path
 ) -> None:
-    """The report of an evaluation on training images says so, that of one on others says so too."""
+    """The report of an evaluation states whether its images were trained on."""
     run = run_of(next(iter(CONFIGS)))
     table = load_bundle(run.folder).table("seen")
     assert table is not None
@@ -163,7 +163,7 @@ def test_a_model_knows_its_own_images_again(
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_history_tells_seed_and_stage_of_every_epoch(
+def test_history_reports_seed_and_stage_of_every_epoch(
     run_of: Callable[[str], TrainedRun], name: str
 ) -> None:
     run = run_of(name)
@@ -179,16 +179,16 @@ def test_history_tells_seed_and_stage_of_every_epoch(
 
 
 @pytest.mark.parametrize("name", ["conv5", "all", "scratch"])
-def test_the_bundle_answers_as_the_run_did(run_of: Callable[[str], TrainedRun], name: str) -> None:
+def test_the_bundle_predicts_as_the_run_did(run_of: Callable[[str], TrainedRun], name: str) -> None:
     run = run_of(name)
     rows = rows_of(run.folder / "evaluation" / "predictions.csv")
-    answers = Predictor.load(run.folder).predict_files([row["path"] for row in rows])
-    for row, answer in zip(rows, answers, strict=True):
-        assert answer.prediction.probability == pytest.approx(float(row["probability"]), abs=1e-6)
-        assert answer.prediction.prediction == row["prediction"]
+    results = Predictor.load(run.folder).predict_files([row["path"] for row in rows])
+    for row, result in zip(rows, results, strict=True):
+        assert result.prediction.probability == pytest.approx(float(row["probability"]), abs=1e-6)
+        assert result.prediction.prediction == row["prediction"]
 
 
-def test_an_ensemble_answers_with_the_mean_over_members_and_mirror_images(
+def test_an_ensemble_predicts_with_the_mean_over_members_and_mirror_images(
     run_of: Callable[[str], TrainedRun], phantoms: Path
 ) -> None:
     run = run_of("ensemble")
@@ -197,9 +197,9 @@ def test_an_ensemble_answers_with_the_mean_over_members_and_mirror_images(
     assert bundle.manifest.initial_weights.origin == (
         "random (He-normal, seed 0); random (He-normal, seed 1)"
     )
-    films = sorted((phantoms / "test").rglob("*.png"))
+    xrays = sorted((phantoms / "test").rglob("*.png"))
     preprocessor = Preprocessor(CONFIG.preprocess)
-    images = np.stack([preprocessor(read_image(image).pixels) for image in films])
+    images = np.stack([preprocessor(read_image(image).pixels) for image in xrays])
     passes = [
         np.asarray(network.predict_on_batch(batch))[:, 0]
         for network in load_networks(bundle)
@@ -208,12 +208,12 @@ def test_an_ensemble_answers_with_the_mean_over_members_and_mirror_images(
     assert np.abs(passes[0] - passes[2]).max() > 1e-3  # the members differ
     mean = np.mean(passes, axis=0, dtype=np.float64)
     calibrated = bundle.manifest.calibration.apply(np.log(mean / (1 - mean)))
-    answers = list(Predictor.load(run.folder).predict_files(films))
-    found = [known(answer.prediction.probability) for answer in answers]
+    results = list(Predictor.load(run.folder).predict_files(xrays))
+    found = [known(result.prediction.probability) for result in results]
     np.testing.assert_allclose(found, calibrated, atol=1e-5)
 
 
-def test_each_network_tells_the_epoch_it_kept(run_of: Callable[[str], TrainedRun]) -> None:
+def test_each_network_reports_the_epoch_it_kept(run_of: Callable[[str], TrainedRun]) -> None:
     """Not one epoch of all networks' epochs together."""
     run = run_of("ensemble")
     assert [seed for seed, _, _ in run.members] == list(CONFIGS["ensemble"].seeds)
@@ -236,18 +236,18 @@ def test_a_member_is_the_network_that_its_seed_trains_alone(
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_perturbed_copies_are_told_of(run_of: Callable[[str], TrainedRun]) -> None:
+def test_perturbed_copies_are_reported(run_of: Callable[[str], TrainedRun]) -> None:
     told = f"each as it is and in {len(PLAUSIBLE)} perturbed copies"
     chosen_on = {name: run_of(name).bundle.manifest.threshold.chosen_on for name in CONFIGS}
     assert chosen_on["ensemble"].endswith(told)
     assert not any("perturbed" in chosen_on[name] for name in CONFIGS if name != "ensemble")
 
 
-def answer_elsewhere(folders: list[Path], films: list[Path], out: Path) -> None:
+def predict_elsewhere(folders: list[Path], images: list[Path], out: Path) -> None:
     """Runs in a process of its own: the probability of each image by each bundle."""
     with small_network():
         found = [
-            [answer.prediction.probability for answer in Predictor.load(f).predict_files(films)]
+            [result.prediction.probability for result in Predictor.load(f).predict_files(images)]
             for f in folders
         ]
     out.write_text(json.dumps(found), encoding="utf-8")
@@ -257,12 +257,12 @@ def test_a_new_process_gives_the_same_probabilities(
     run_of: Callable[[str], TrainedRun], phantoms: Path, tmp_path: Path
 ) -> None:
     """Within 1e-6 in float32; in half precision within 2e-3 of the network before it was saved."""
-    films = sorted((phantoms / "test").rglob("*.png"))
+    images = sorted((phantoms / "test").rglob("*.png"))
     exact = [run_of(name).folder for name in ("conv5", "scratch")]
     before = [
         [
-            known(answer.prediction.probability)
-            for answer in Predictor.load(folder).predict_files(films)
+            known(result.prediction.probability)
+            for result in Predictor.load(folder).predict_files(images)
         ]
         for folder in exact
     ]
@@ -272,7 +272,7 @@ def test_a_new_process_gives_the_same_probabilities(
     assert rounded.weights[0].stat().st_size < 0.7 * bundle.weights[0].stat().st_size
     out = tmp_path / "probabilities.json"
     process = multiprocessing.get_context("spawn").Process(
-        target=answer_elsewhere, args=([*exact, rounded.folder], films, out)
+        target=predict_elsewhere, args=([*exact, rounded.folder], images, out)
     )
     process.start()
     process.join()

@@ -1,4 +1,4 @@
-"""Two commands into one folder at once: the second is told, and touches nothing."""
+"""Two commands into one folder at once: the second fails with a message, and touches nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMMANDS: list[Callable[[Path, Path], Any]] = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_second_one_is_told_and_touches_nothing(
+def test_the_second_one_fails_and_touches_nothing(
     tmp_path: Path, command: Callable[[Path, Path], Any]
 ) -> None:
     out = tmp_path / "out"

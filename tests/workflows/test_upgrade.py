@@ -1,4 +1,4 @@
-"""A model of an older schema answers after its conversion as it did before."""
+"""A model of an older schema predicts after its conversion as it did before."""
 
 from __future__ import annotations
 

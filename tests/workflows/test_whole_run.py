@@ -82,20 +82,20 @@ def test_run_folder_is_the_contracts(finished: TrainedRun) -> None:
     assert "train, for training" in (folder / "evaluation" / "figures" / "flow.svg").read_text()
 
 
-def test_bundle_answers_as_the_run_did(finished: TrainedRun) -> None:
+def test_bundle_predicts_as_the_run_did(finished: TrainedRun) -> None:
     rows = rows_of(finished.folder / "evaluation" / "predictions.csv")
     predictor = Predictor.load(finished.folder)
-    answers = list(predictor.predict_files([row["path"] for row in rows]))
-    for row, answer in zip(rows, answers, strict=True):
-        assert answer.prediction.probability == pytest.approx(float(row["probability"]), abs=1e-6)
-        assert answer.prediction.prediction == row["prediction"]
+    results = list(predictor.predict_files([row["path"] for row in rows]))
+    for row, result in zip(rows, results, strict=True):
+        assert result.prediction.probability == pytest.approx(float(row["probability"]), abs=1e-6)
+        assert result.prediction.prediction == row["prediction"]
 
 
 def test_network_and_predictor_agree(finished: TrainedRun, phantoms: Path) -> None:
     """The stock way (Keras model, sigmoid, calibration by hand) gives the predictor's numbers."""
     path = next((phantoms / "test").rglob("*.png"))
     predictor = Predictor.load(finished.folder)
-    answer = predictor.predict_file(path)
+    result = predictor.predict_file(path)
     from PIL import Image
 
     grey = Image.open(path).convert("L")
@@ -110,7 +110,7 @@ def test_network_and_predictor_agree(finished: TrainedRun, phantoms: Path) -> No
     tensor = ((small.clip(0, 1)[..., None] - mean) / std).astype(np.float32)
     (network,) = load_networks(load_bundle(finished.folder))
     raw = float(network.predict_on_batch(tensor[None])[0, 0])
-    assert 1 / (1 + np.exp(-known(answer.logit))) == pytest.approx(raw, abs=1e-4)
+    assert 1 / (1 + np.exp(-known(result.logit))) == pytest.approx(raw, abs=1e-4)
 
 
 class KilledError(Exception):
@@ -152,7 +152,7 @@ def test_resumed_run_equals_the_unbroken_one(
         np.testing.assert_array_equal(a, b)
 
 
-def test_resume_refuses_other_settings_and_other_data(
+def test_resume_rejects_other_settings_and_other_data(
     finished: TrainedRun, phantoms: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -203,7 +203,7 @@ def test_images_that_cant_be_read_are_left_out_of_what_the_model_saw(
     assert statuses.count("refused") == 1
 
 
-def test_changed_bundle_is_refused(finished: TrainedRun, tmp_path: Path) -> None:
+def test_changed_bundle_is_rejected(finished: TrainedRun, tmp_path: Path) -> None:
     copy = tmp_path / "model"
     shutil.copytree(finished.bundle.folder, copy)
     load_bundle(copy)
@@ -250,7 +250,7 @@ def test_command_line_evaluates_and_predicts(
     assert "matches its SHA-256" in capsys.readouterr().out
 
 
-def test_evaluating_a_split_that_is_not_there_says_which_are(
+def test_evaluating_a_split_that_is_not_there_states_which_are(
     finished: TrainedRun, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "only-train"
@@ -267,8 +267,8 @@ def test_data_without_splits_are_evaluated_whole(
     assert run(["evaluate", str(phantoms / "test"), *model]) == 0
     spoken = capsys.readouterr()
     assert "has no splits" in spoken.err
-    films = len(list((phantoms / "test").rglob("*.png")))
-    assert json.loads(spoken.out)["n"] == films
+    images = len(list((phantoms / "test").rglob("*.png")))
+    assert json.loads(spoken.out)["n"] == images
 
 
 def test_the_runs_own_split_can_be_evaluated(

@@ -66,7 +66,7 @@ def test_keeps_images_of_class_folders_and_counts_the_rest(tmp_path: Path) -> No
         ("../readme.txt", r"'\.\.'"),
     ],
 )
-def test_refuses_names_that_leave_the_folder(tmp_path: Path, name: str, fault: str) -> None:
+def test_rejects_names_that_leave_the_folder(tmp_path: Path, name: str, fault: str) -> None:
     archive = make_zip(tmp_path / "evil.zip", {"NORMAL/first.jpeg": JPEG, name: JPEG})
     out = folder(tmp_path)
     with pytest.raises(UnsafeArchiveError, match=fault) as caught:
@@ -76,7 +76,7 @@ def test_refuses_names_that_leave_the_folder(tmp_path: Path, name: str, fault: s
     assert not (tmp_path / "a.jpeg").exists()
 
 
-def test_refuses_a_nul_that_hides_the_rest_of_a_name(tmp_path: Path) -> None:
+def test_rejects_a_nul_that_hides_the_rest_of_a_name(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "evil.zip", {"NORMAL/aXb.jpeg": JPEG})
     archive.write_bytes(archive.read_bytes().replace(b"aXb.jpeg", b"a\x00b.jpeg"))
     with pytest.raises(UnsafeArchiveError, match="control"):
@@ -86,7 +86,7 @@ def test_refuses_a_nul_that_hides_the_rest_of_a_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "fault"), [(stat.S_IFLNK, "symbolic link"), (stat.S_IFIFO, "pipe")]
 )
-def test_refuses_links_and_pipes(tmp_path: Path, kind: int, fault: str) -> None:
+def test_rejects_links_and_pipes(tmp_path: Path, kind: int, fault: str) -> None:
     path = tmp_path / "link.zip"
     with zipfile.ZipFile(path, "w") as archive:
         info = zipfile.ZipInfo("NORMAL/a.jpeg")
@@ -99,7 +99,7 @@ def test_refuses_links_and_pipes(tmp_path: Path, kind: int, fault: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("second", ["NORMAL/a.jpeg", "NORMAL/./a.jpeg", "NORMAL/a.jpeg/b.jpeg"])
-def test_refuses_two_entries_in_one_place(tmp_path: Path, second: str) -> None:
+def test_rejects_two_entries_in_one_place(tmp_path: Path, second: str) -> None:
     path = tmp_path / "twice.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("NORMAL/a.jpeg", JPEG)
@@ -122,13 +122,13 @@ def test_limits_on_number_and_size(tmp_path: Path, limits: ArchiveLimits, fault:
         extract_zip(archive, folder(tmp_path), limits)
 
 
-def test_refuses_one_image_that_inflates(tmp_path: Path) -> None:
+def test_rejects_one_image_that_inflates(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "bomb.zip", {"NORMAL/a.jpeg": JPEG + bytes(6 << 20)})
     with pytest.raises(UnsafeArchiveError, match="100 times its packed size"):
         extract_zip(archive, folder(tmp_path))
 
 
-def test_refuses_many_images_that_inflate_together(tmp_path: Path) -> None:
+def test_rejects_many_images_that_inflate_together(tmp_path: Path) -> None:
     members = {f"NORMAL/{n}.jpeg": JPEG + bytes(1 << 20) for n in range(8)}
     with pytest.raises(UnsafeArchiveError, match="100 times the archive"):
         extract_zip(make_zip(tmp_path / "bomb.zip", members), folder(tmp_path))
@@ -146,7 +146,7 @@ def test_believes_no_size_in_the_header(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_packings_that_unpack_without_a_limit_are_refused(tmp_path: Path, packing: int) -> None:
+def test_packings_that_unpack_without_a_limit_are_rejected(tmp_path: Path, packing: int) -> None:
     archive = make_zip(tmp_path / "a.zip", {"NORMAL/a.jpeg": JPEG * 40}, packing)
     with pytest.raises(DataError, match=r"a\.jpeg.*packed by method.*unpack it yourself"):
         extract_zip(archive, folder(tmp_path))
@@ -183,7 +183,7 @@ def test_not_a_zip_file(tmp_path: Path, content: bytes) -> None:
         extract_zip(path, folder(tmp_path))
 
 
-def test_a_cut_archive_is_refused(tmp_path: Path) -> None:
+def test_a_cut_archive_is_rejected(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", {"NORMAL/a.jpeg": JPEG})
     archive.write_bytes(archive.read_bytes()[:-30])
     with pytest.raises(DataError, match="not a zip file"):

@@ -9,7 +9,7 @@ from support.bad_data import BAD_DATA, BadData
 
 
 @pytest.mark.parametrize("case", BAD_DATA, ids=lambda case: case.name)
-def test_bad_data_is_refused_with_what_where_and_the_way_out(case: BadData, tmp_path: Path) -> None:
+def test_bad_data_is_rejected_with_the_place_and_the_way_out(case: BadData, tmp_path: Path) -> None:
     data = case.build(tmp_path)
     with pytest.raises(case.error) as caught:
         require_both_classes(index(data).records, str(data))

@@ -211,7 +211,7 @@ def test_a_relative_manifest_is_found_from_here(
     ]
 
 
-def test_paths_outside_are_refused(tmp_path: Path) -> None:
+def test_paths_outside_are_rejected(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     csv = write_manifest(tmp_path / "run", "path,label\n../a.png,0\n", [])
     with pytest.raises(ManifestError, match="leaves the folder"):

@@ -1,6 +1,6 @@
 """Data sets as people have them: masks below classes, other names of splits, placeholders for ids.
 
-What is right is stated per case: the images counted, or the words of the refusal.
+What is right is stated per case: the images counted, or the words of the rejection.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def test_files_other_than_images_are_not_counted(tmp_path: Path) -> None:
     for name in ("README.txt", "meta.json", "table.csv", "mask.npy"):
         (tmp_path / "train" / "NORMAL" / name).write_text("no image")
     write_image(tmp_path / "train" / "NORMAL" / "named_wrongly.txt", 9)  # a PNG nevertheless
-    (tmp_path / "train" / "NORMAL" / "broken.jpeg").write_text("no image")  # refused by its reader
+    (tmp_path / "train" / "NORMAL" / "broken.jpeg").write_text("no image")  # rejected by its reader
     assert _counted(tmp_path) == {"train": (6, 4)}
     assert any("4 files left out that are not images" in note for note in index(tmp_path).warnings)
 
@@ -161,7 +161,7 @@ def test_training_and_testing_alone(tmp_path: Path) -> None:
     assert _counted(tmp_path) == {"train": (4, 4), "test": (4, 4)}
 
 
-def test_a_split_of_unknown_name_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_split_of_unknown_name_is_rejected_by_name(tmp_path: Path) -> None:
     for name in ("train", "holdout"):
         _classes(tmp_path / name, *CLASSES)
     with pytest.raises(DataError, match=r"found holdout/ .* valid"):
@@ -194,7 +194,7 @@ def test_a_zip_keeps_all_its_splits(tmp_path: Path, names: tuple[str, ...]) -> N
     }
 
 
-def test_a_zip_with_an_unknown_split_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_zip_with_an_unknown_split_is_rejected_by_name(tmp_path: Path) -> None:
     for name in ("train", "holdout"):
         _classes(tmp_path / "in" / name, *CLASSES)
     with pytest.raises(DataError, match="holdout/ with class folders"):
@@ -218,7 +218,7 @@ def _zipped(tmp_path: Path) -> Path:
         (("train/BACTERIA", "train/NORMAL", "train/VIRUS"), "--pneumonia 'BACTERIA,VIRUS'"),
     ],
 )
-def test_other_classes_are_refused_with_advice(
+def test_other_classes_are_rejected_with_advice(
     tmp_path: Path, names: tuple[str, ...], option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = _classes(tmp_path / "data", *names)
@@ -258,7 +258,7 @@ def test_labels_of_a_manifest_are_merged_likewise(
         (("--pneumonia", "flu,NORMAL"), "found 'normal', which already means NORMAL"),
     ],
 )
-def test_a_word_for_both_classes_is_refused(
+def test_a_word_for_both_classes_is_rejected(
     tmp_path: Path, words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = _classes(tmp_path / "data", "VIRAL", "NORMAL", "PNEUMONIA")

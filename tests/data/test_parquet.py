@@ -125,7 +125,7 @@ def test_bad_rows_are_named(
     assert str(path) in str(caught.value)
 
 
-def test_other_tables_are_refused(tmp_path: Path) -> None:
+def test_other_tables_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "train-0.parquet"
     pl.DataFrame({"image": [b"a"], "label": [0]}).write_parquet(path)
     with pytest.raises(DataError, match="image, label"):
@@ -135,7 +135,7 @@ def test_other_tables_are_refused(tmp_path: Path) -> None:
         export_parquet([path], tmp_path / "out")
 
 
-def test_a_damaged_shard_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_shard_is_rejected(tmp_path: Path) -> None:
     path = shard(tmp_path / "train-0.parquet", [(jpeg(n) * 50, n % 2) for n in range(50)])
     content = bytearray(path.read_bytes())
     content[100:400] = bytes(300)

@@ -163,7 +163,7 @@ def test_padchest_compressed(tmp_path: Path) -> None:
 
 def own_table(root: Path) -> Path:
     owners.lines(
-        root / "films.csv",
+        root / "images.csv",
         "Image_Path,dx,who,Age,sex",
         "a/1.png,Bacterial,p1,3,female",
         "a/2.png,clear,p2,4,m",
@@ -287,7 +287,7 @@ def test_a_word_for_both_classes(tmp_path: Path, words: dict[str, str]) -> None:
 
 def test_two_tables_need_a_name(tmp_path: Path) -> None:
     owners.lines(own_table(tmp_path) / "more.csv", "path,label", "a/1.png,pneumonia")
-    with pytest.raises(DataError, match=r"found the tables films.csv, more.csv; wanted one CSV"):
+    with pytest.raises(DataError, match=r"found the tables images.csv, more.csv; wanted one CSV"):
         adopted("csv", tmp_path)
     assert kept(adopted("csv", tmp_path, table="more.csv")) == {"1": 1}
 

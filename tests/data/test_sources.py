@@ -348,7 +348,7 @@ def test_kaggle(tmp_path: Path, small: None) -> None:
     assert again.sha256 == report.sha256
 
 
-def test_other_counts_than_those_of_the_kermany_set_are_refused(tmp_path: Path) -> None:
+def test_other_counts_than_those_of_the_kermany_set_are_rejected(tmp_path: Path) -> None:
     def snapshot_download(*_: object, **__: object) -> str:
         return str(tmp_path / "shards")
 

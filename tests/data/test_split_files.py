@@ -387,7 +387,7 @@ def test_any_manifest_may_name_absolute_paths(tmp_path: Path) -> None:
         index(manifest)
 
 
-def test_a_split_file_that_was_edited_into_a_leak_is_refused(tmp_path: Path) -> None:
+def test_a_split_file_that_was_edited_into_a_leak_is_rejected(tmp_path: Path) -> None:
     for seed, name in enumerate(["a.png", "b.png"]):
         write_image(tmp_path / name, seed)
     text = "path,label,patient,split\na.png,NORMAL,P,train\nb.png,NORMAL,P,val\n"
@@ -396,7 +396,7 @@ def test_a_split_file_that_was_edited_into_a_leak_is_refused(tmp_path: Path) -> 
         index(tmp_path / "split.csv")
 
 
-def test_a_name_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_is_not_unicode_is_rejected(tmp_path: Path) -> None:
     odd = ImageRecord(tmp_path / "bad\udcff.png", 0, "P", "train")
     with pytest.raises(DataError, match="not valid Unicode"):
         write_split(tmp_path / "split.csv", Dataset(tmp_path, (odd,)))

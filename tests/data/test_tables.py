@@ -1,4 +1,4 @@
-"""Tables whose rows do not fit their header, or whose quotes do not match, are refused."""
+"""Tables whose rows do not fit their header, or whose quotes do not match, are rejected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.public_data_sets import lines
         (("id,label,score", "a,1,0.9", '"b"c,0,0.1'), "can't be read as CSV .*after line 2"),
     ],
 )
-def test_what_would_be_dropped_is_refused(tmp_path: Path, rows: tuple[str, ...], told: str) -> None:
+def test_what_would_be_lost_is_rejected(tmp_path: Path, rows: tuple[str, ...], told: str) -> None:
     table = lines(tmp_path / "scores.csv", *rows)
     with pytest.raises(DataError, match=told):
         read_scores(table)

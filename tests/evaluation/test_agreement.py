@@ -1,4 +1,4 @@
-"""Two ways of answering are compared by what a user would notice."""
+"""Two ways of scoring are compared by what a user would notice."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def test_maps_are_correlated_unless_both_are_flat() -> None:
     assert correlation(flat, flat) is None
 
 
-def test_only_limits_that_are_passed_are_told() -> None:
+def test_only_limits_that_are_passed_are_reported() -> None:
     tests = (("a", 1.0, 0.5), ("b", 0.5, 0.5), ("c", None, 0.1), ("d", 3.0, None))
     assert exceeded_limits(tests) == ("a: found 1, wanted at most 0.5",)

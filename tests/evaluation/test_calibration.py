@@ -119,7 +119,7 @@ def test_the_seed_decides() -> None:
     assert fit_calibration(*data, seed=3) == fit_calibration(*data, seed=3)
 
 
-def test_what_are_no_logits_is_refused() -> None:
+def test_what_are_no_logits_is_rejected() -> None:
     with pytest.raises(DataError, match="1 that are not finite"):
         fit_calibration([0, 1], [0.1, math.inf], ["a", "b"], seed=0)
     with pytest.raises(DataError, match=r"found shape \(1,\)"):
@@ -143,7 +143,7 @@ def test_calibration_comes_back_from_json() -> None:
         {"intercept": None},
     ],
 )
-def test_a_broken_calibration_is_refused(change: dict[str, Any]) -> None:
+def test_a_broken_calibration_is_rejected(change: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match="calibration: found"):
         Calibration.from_dict(Calibration("platt", 0.7, -0.3).to_dict() | change)
 

@@ -108,7 +108,7 @@ def test_no_error_among_few_patients_is_no_proof_of_no_cost() -> None:
     assert 0 < inside.low < inside.value < inside.high
 
 
-def test_a_model_that_knows_nothing_is_useful_nowhere() -> None:
+def test_a_model_without_skill_is_useful_nowhere() -> None:
     rng = np.random.default_rng(0)
     curve = decision_curve(np.arange(80) % 2, rng.random(80), np.arange(80), 0.3, CONFIG)
     assert curve.useful() is None

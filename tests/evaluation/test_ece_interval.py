@@ -82,7 +82,7 @@ def test_bins_are_those_of_the_error_itself() -> None:
 
 
 def test_without_noise_the_interval_is_that_of_no_hit() -> None:
-    # Every label is as its probability says: no resample differs.
+    # Every label is as its probability predicts: no resample differs.
     labels = np.tile([0, 1], 100)
     scores = labels.astype(float)
     found = bootstrap_metrics(labels, scores, np.arange(200), 0.5, IntervalConfig(resamples=30))

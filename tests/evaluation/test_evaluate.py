@@ -151,7 +151,7 @@ def test_headline_has_the_rows_of_the_contract(evaluation: Evaluation) -> None:
     assert headline(bare)[0] == HeadlineRow("accuracy", None, None, None)
 
 
-def test_nothing_to_evaluate_is_refused() -> None:
+def test_nothing_to_evaluate_is_rejected() -> None:
     with pytest.raises(DataError, match=r"no image with a result \(5 rejected\)"):
         evaluate([], [], [], 0.5, "fixed", FEW, refused=5)
     with pytest.raises(UsageError, match="threshold: found nan"):
@@ -160,7 +160,7 @@ def test_nothing_to_evaluate_is_refused() -> None:
         evaluate([0, 1], [0.1, 0.2], ["a", "b"], 0.5, "fixed", FEW, subtypes=["virus"])
 
 
-def test_a_document_that_is_none_is_refused(evaluation: Evaluation) -> None:
+def test_a_document_that_is_none_is_rejected(evaluation: Evaluation) -> None:
     document = evaluation.to_metrics_json()
     with pytest.raises(DataError, match="found schema_version 2, wanted 1"):
         from_metrics_json(document | {"schema_version": 2})

@@ -1,4 +1,4 @@
-"""Groups of patients: rates, gaps, and the warning where a group is too small to tell."""
+"""Groups of patients: rates, gaps, and the warning where a group is too small."""
 
 from __future__ import annotations
 

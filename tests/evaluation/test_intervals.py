@@ -194,7 +194,7 @@ def test_ties_everywhere_are_chance() -> None:
     assert delong_interval(labels, scores, 0.95) == auc_interval(0.5, 15, 15, 0.95)
 
 
-def test_impossible_settings_are_refused() -> None:
+def test_impossible_settings_are_rejected() -> None:
     data = ([0, 1], [0.1, 0.9], ["a", "b"], 0.5)
     with pytest.raises(UsageError, match=r"level: found 95"):
         bootstrap_metrics(*data, IntervalConfig(level=95.0))
@@ -329,7 +329,7 @@ def test_expanded_tail_is_students_and_nothing_for_many() -> None:
     assert expanded_tail(0.95, 10) == pytest.approx(stats.norm.sf(reach))
     assert 0.008 < expanded_tail(0.95, 10) < 0.0095
     assert expanded_tail(0.95, 1_000_000) == pytest.approx(0.025, abs=1e-6)
-    assert expanded_tail(0.95, 1) == expanded_tail(0.95, 2) < 1e-9  # one patient tells nothing
+    assert expanded_tail(0.95, 1) == expanded_tail(0.95, 2) < 1e-9  # one patient is no evidence
 
 
 def test_few_resamples_make_percentiles_no_narrower() -> None:

@@ -53,7 +53,7 @@ def both_classes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("decimals", [9, 1])
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
 @pytest.mark.parametrize("name", THRESHOLDED)
-def test_answers_agree_with_scikit_learn(name: str, threshold: float, decimals: int) -> None:
+def test_values_agree_with_scikit_learn(name: str, threshold: float, decimals: int) -> None:
     labels, scores = sample(1, decimals=decimals)
     called = (scores >= threshold).astype(int)
     ours = metrics.point_metrics(labels, scores, threshold)[name]
@@ -163,7 +163,7 @@ def test_undefined_is_nan(
         ([[0, 1]], [[0.1, 0.2]], r"found shape \(1, 2\)"),
     ],
 )
-def test_what_are_no_labels_or_probabilities_is_refused(
+def test_what_are_no_labels_or_probabilities_is_rejected(
     labels: list[Any], scores: list[Any], words: str
 ) -> None:
     with pytest.raises(DataError, match=words):

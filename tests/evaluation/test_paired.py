@@ -221,7 +221,7 @@ def test_the_same_model_passes_only_on_enough_images() -> None:
     assert "has only" in tiny.checks[0].reason
 
 
-def test_a_worse_model_fails_and_says_by_what() -> None:
+def test_a_worse_model_fails_and_states_by_what() -> None:
     config = CompareConfig(resamples=50)
     labels, (old, _), _ = simulated(n=1200)
     worse = np.where(labels == 1, old * 0.6, old)
@@ -275,6 +275,6 @@ def test_nothing_to_compare() -> None:
         compare([], ([], []), (0.5, 0.5), [], CompareConfig())
 
 
-def test_mcnemar_refuses_results_of_different_images() -> None:
+def test_mcnemar_rejects_results_of_different_images() -> None:
     with pytest.raises(DataError, match="1 results of the old model and 3 of the new one"):
         mcnemar([True], [True, False, True])

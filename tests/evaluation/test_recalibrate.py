@@ -65,7 +65,7 @@ def test_lines_in_a_row_are_one_line() -> None:
     assert (scaled.method, scaled.slope) == ("temperature", 1.0)
 
 
-def test_a_handful_is_refused() -> None:
+def test_a_handful_is_rejected() -> None:
     labels, logits, patients = site(30, 1.0, -4.0)
     with pytest.raises(DataError, match="wanted at least 10 of each class"):
         recalibrate(labels, logits, patients, OLD, CONFIG)

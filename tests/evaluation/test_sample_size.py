@@ -25,7 +25,7 @@ def test_first_size_is_that_of_published_tables(
 
 
 @pytest.mark.parametrize(("expected", "least"), [(0.95, 0.9), (0.4, 0.2), (1.0, 0.9)])
-def test_power_stays_from_the_answer_on(expected: float, least: float) -> None:
+def test_power_stays_from_the_found_size_on(expected: float, least: float) -> None:
     found = patients_to_verify(expected, least, 0.95, 0.9)
     assert found.patients is not None
     assert found.hits is not None

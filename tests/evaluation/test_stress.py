@@ -76,10 +76,10 @@ def test_an_unchanged_image_differs_by_nothing_for_certain() -> None:
     assert found.fall == 0
 
 
-def test_what_was_refused_stands_on_neither_side() -> None:
+def test_what_was_rejected_stands_on_neither_side() -> None:
     labels, patients, plain, changed = simulated(np.random.default_rng(2), 40, 2, 0.8, 0.3)
     config = IntervalConfig(resamples=40)
-    plain[3] = np.nan  # no result when unchanged: not counted as refused
+    plain[3] = np.nan  # no result when unchanged: not counted as rejected
     changed[3:10] = np.nan
     kept = ~np.isnan(changed)
     found = compare_paired(labels, patients, plain, changed, THRESHOLD, config)
@@ -161,7 +161,7 @@ def test_the_verdict_goes_by_value_and_tells_where_the_interval_reaches_beyond()
     assert paired((0.2, 0.1), (-0.06, -0.2)).fall == pytest.approx(0.06)
 
 
-def test_shapes_that_do_not_fit_and_impossible_levels_are_refused() -> None:
+def test_shapes_that_do_not_fit_and_impossible_levels_are_rejected() -> None:
     with pytest.raises(DataError, match="one per label"):
         compare_paired([0, 1], ["a", "b"], [0.1, 0.2], [0.1], 0.5, IntervalConfig())
     with pytest.raises(UsageError, match=r"interval\.level"):

@@ -154,7 +154,7 @@ def test_fixed_takes_the_target_even_with_one_class() -> None:
 
 
 @pytest.mark.parametrize("rule", ["balanced_accuracy", "sensitivity", "specificity"])
-def test_one_class_is_refused(rule: Rule) -> None:
+def test_one_class_is_rejected(rule: Rule) -> None:
     with pytest.raises(DataError, match=r"2 PNEUMONIA and 0 NORMAL.*both classes.*'fixed'"):
         choose_threshold([1, 1], [0.3, 0.5], ThresholdConfig(rule, 0.9))
 

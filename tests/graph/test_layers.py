@@ -186,7 +186,7 @@ def test_layers_that_can_not_be_run_are_named() -> None:
         lambda: layers().Concatenate(axis=1),
     ],
 )
-def test_settings_that_can_not_be_run_are_refused(layer: Callable[[], Any]) -> None:
+def test_settings_that_can_not_be_run_are_rejected(layer: Callable[[], Any]) -> None:
     inputs = load_keras().Input((HEIGHT, HEIGHT, 3))
     made = layer()
     joined = [inputs, inputs * 1.0] if type(made).__name__ == "Concatenate" else inputs
@@ -195,7 +195,7 @@ def test_settings_that_can_not_be_run_are_refused(layer: Callable[[], Any]) -> N
         build_frozen_part(network, HEIGHT, 1, network.plan.output)
 
 
-def test_a_layer_that_is_used_twice_is_refused() -> None:
+def test_a_layer_that_is_used_twice_is_rejected() -> None:
     inputs = load_keras().Input((HEIGHT, HEIGHT, 3))
     twice = layers().Conv2D(3, 1)
     model = load_keras().Model(inputs, twice(twice(inputs)))
@@ -204,6 +204,6 @@ def test_a_layer_that_is_used_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize("document", [None, {}, [], {"class_name": "Functional", "config": {}}])
-def test_what_describes_no_model_is_refused(document: Any) -> None:
+def test_what_describes_no_model_is_rejected(document: Any) -> None:
     with pytest.raises(BundleError, match="description can't be read"):
         read_plan(document)

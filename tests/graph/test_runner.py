@@ -34,7 +34,7 @@ def test_any_batch_comes_out_in_order(count: int) -> None:
     assert built == [PART if count % PART == 0 else count]  # built once for any number of calls
 
 
-def test_answers_stay_when_others_come() -> None:
+def test_outputs_stay_when_others_come() -> None:
     runner = Runner(doubled_and_summed, ("twice",), "f32")
     (first,) = runner(np.ones((2 * PART, 3), np.float32))
     runner(np.zeros((2 * PART, 3), np.float32))

@@ -1,4 +1,4 @@
-"""A weight file on which the HDF5 library crashes or loops is refused, and this process lives."""
+"""A weight file on which the HDF5 library crashes or loops is rejected, and this process lives."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def unpacked(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_file_that_crashes_the_library_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_crashes_the_library_is_rejected(tmp_path: Path) -> None:
     """By the process that read it; by this one with an HDF5 library in which that is mended."""
     path = unpacked(tmp_path / "weights.h5", CRASHING)
     with pytest.raises(InputError, match=r"weights\.h5 (can't be read: .*signal 11|is damaged)"):
         names_of(path)
 
 
-def test_a_file_that_is_read_for_ever_is_refused(
+def test_a_file_that_is_read_for_ever_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = unpacked(tmp_path / "weights.h5", LOOPING)
@@ -116,7 +116,7 @@ def test_a_process_that_can_not_run_is_no_reason_to_read_unchecked(
         names_of(path)
 
 
-def test_a_damaged_file_is_refused_with_the_words_of_this_process(tmp_path: Path) -> None:
+def test_a_damaged_file_is_rejected_with_the_words_of_this_process(tmp_path: Path) -> None:
     path = weights(tmp_path / "weights.h5")
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(InputError, match=r"weights\.h5 is damaged: .*truncated"):
@@ -154,7 +154,7 @@ def test_the_model_that_ships_needs_no_process(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_is_rejected_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / MANIFEST)
     with pytest.raises(BundleError, match="not a regular file"):
         read_manifest(tmp_path)
@@ -162,7 +162,7 @@ def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         names_of(tmp_path / MANIFEST)
 
 
-def test_a_chunk_that_unpacks_to_more_than_it_states_is_refused(tmp_path: Path) -> None:
+def test_a_chunk_that_unpacks_to_more_than_it_states_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"bomb\.h5: a chunk of .* more than the 16,384 b"):
         names_of(bomb_weights(tmp_path / "bomb.h5", zeros=1 << 20))
 
@@ -177,7 +177,7 @@ def test_packed_weights_are_read(tmp_path: Path, packing: dict[str, Any]) -> Non
     assert names_of(tmp_path / "packed.h5") == ["dense"]
 
 
-def test_other_packings_are_refused(tmp_path: Path) -> None:
+def test_other_packings_are_rejected(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "packed.h5", "w") as file:
         file.create_dataset("a", data=np.zeros(4096), compression="lzf")
     with pytest.raises(InputError, match="not packed with gzip alone"):
@@ -219,7 +219,7 @@ def test_no_member_unpacks_beyond_what_is_allowed(
     assert bool(longest) == (packing == zipfile.ZIP_DEFLATED)
 
 
-def test_a_description_nested_deeply_is_refused() -> None:
+def test_a_description_nested_deeply_is_rejected() -> None:
     arguments: list[Any] = []
     for _ in range(3000):
         arguments = [arguments]

@@ -30,7 +30,7 @@ BAND = Abstention("band", 0.3, 0.8, "for the test", "nothing")
     ("logit", "wanted"),
     [(-2.0, "NORMAL"), (-0.5, "uncertain"), (1.0, "uncertain"), (2.0, "PNEUMONIA")],
 )
-def test_inside_the_band_the_answer_is_uncertain(logit: float, wanted: str) -> None:
+def test_inside_the_band_the_prediction_is_uncertain(logit: float, wanted: str) -> None:
     plain = decide(Result(Prediction("x", "ok"), logit=logit), MANIFEST).prediction
     banded = decide(
         Result(Prediction("x", "ok"), logit=logit), replace(MANIFEST, abstention=BAND)

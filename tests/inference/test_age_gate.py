@@ -1,4 +1,4 @@
-"""Patients outside a model's age range are refused with a reason on every path."""
+"""Patients outside a model's age range are rejected with a reason on every path."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def aged(age: str | None = None, birth: str | None = None, **more: Any) -> bytes
 
 
 @pytest.mark.parametrize("age", ["001Y", "005Y", "012M", "071M", "052W", "365D", "313W"])
-def test_the_ages_that_it_is_for_are_answered(age: str) -> None:
+def test_the_ages_that_it_is_for_are_scored(age: str) -> None:
     found = predicted(aged(age))
     assert (found.status, found.warnings) == ("ok", ())
 
 
 @pytest.mark.parametrize("age", ["000Y", "006Y", "067Y", "011M", "072M", "051W", "314W", "010D"])
-def test_others_are_refused(age: str) -> None:
+def test_others_are_rejected(age: str) -> None:
     found = predicted(aged(age))
     assert (found.status, found.reason) == ("refused", Reason.OUTSIDE_AGE_RANGE)
     assert found.probability is None
@@ -66,7 +66,7 @@ def test_an_unknown_age_is_warned_of_once(age: str | None) -> None:
     assert len(found.warnings) == (1 if age is None else 2)
 
 
-def test_any_age_answers_and_says_so() -> None:
+def test_any_age_is_scored_with_a_warning() -> None:
     found = predicted(aged("067Y"), any_age=True)
     assert found.status == "ok"
     assert found.probability is not None
@@ -82,7 +82,7 @@ def test_pictures_and_models_without_ages_are_not_asked() -> None:
     assert predicted(aged("067Y"), ages=()).status == "ok"
 
 
-def test_it_decides_answers() -> None:
+def test_it_decides_predictions() -> None:
     models = [
         Predictor(replace(MANIFEST, ages=(1, 5)), BrightnessBackend(), any_age=any_age)
         for any_age in (False, True)

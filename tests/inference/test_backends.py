@@ -57,7 +57,7 @@ def test_one_network_in_a_sequence_is_that_network(networks: list[Any], batch: n
     np.testing.assert_allclose(probabilities(alone), wanted, atol=1e-6)
 
 
-def test_an_ensemble_answers_with_the_mean_probability(
+def test_an_ensemble_predicts_with_the_mean_probability(
     networks: list[Any], batch: np.ndarray
 ) -> None:
     each = [KerasBackend(network).run(batch) for network in networks]
@@ -83,7 +83,7 @@ def test_flip_averages_over_the_mirror_image(networks: list[Any], batch: np.ndar
     np.testing.assert_array_equal(found.embeddings, straight.embeddings)
 
 
-def test_with_flip_the_mirror_image_has_the_same_answer(
+def test_with_flip_the_mirror_image_has_the_same_prediction(
     networks: list[Any], batch: np.ndarray
 ) -> None:
     backend = KerasBackend(networks, flip=True)
@@ -110,7 +110,7 @@ def test_logit_of_mean_is_exact_at_both_ends() -> None:
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
-def test_one_member_without_a_number_leaves_no_answer(broken: float) -> None:
+def test_one_member_without_a_number_leaves_no_result(broken: float) -> None:
     logits = np.array([[1.0, broken], [1.0, 2.0]], np.float32)
     found = logit_of_mean(logits)
     np.testing.assert_allclose(found[0], 1.0, rtol=1e-6)

@@ -100,7 +100,7 @@ def test_written_bundle_reads_back_by_its_folder_and_its_run(bundle: Bundle) -> 
     assert sorted(path.name for path in bundle.folder.parent.iterdir()) == ["model"]
 
 
-def test_loading_tells_which_model_when_asked_to_say_more(
+def test_loading_reports_which_model_if_verbose(
     bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("DEBUG", logger="pneumoscope"):
@@ -180,7 +180,7 @@ def test_a_bundle_that_cant_be_written_leaves_the_old_one(
         ({"code": "import os"}, "unknown setting 'code'"),
     ],
 )
-def test_a_manifest_of_wrong_types_or_values_is_refused(
+def test_a_manifest_of_wrong_types_or_values_is_rejected(
     bundle: Bundle, change: dict[str, Any], fragment: str
 ) -> None:
     with pytest.raises(BundleError, match=fragment):
@@ -190,7 +190,7 @@ def test_a_manifest_of_wrong_types_or_values_is_refused(
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"schema_version": 1'], ids=repr
 )
-def test_a_manifest_that_is_no_json_object_is_refused(bundle: Bundle, content: bytes) -> None:
+def test_a_manifest_that_is_no_json_object_is_rejected(bundle: Bundle, content: bytes) -> None:
     (bundle.folder / "bundle.json").write_bytes(content)
     with pytest.raises(BundleError, match=r"bundle\.json"):
         load_bundle(bundle.folder)
@@ -205,19 +205,19 @@ def test_a_manifest_that_is_no_json_object_is_refused(bundle: Bundle, content: b
         ('"value": 0.9', '"value": -Infinity', "found the number -Infinity"),
     ],
 )
-def test_a_manifest_that_parsers_read_differently_is_refused_by_name(
+def test_a_manifest_that_parsers_read_differently_is_rejected_by_name(
     bundle: Bundle, before: str, after: str, fragment: str
 ) -> None:
     path = bundle.folder / "bundle.json"
     text = path.read_text(encoding="utf-8")
     assert before in text
     path.write_text(text.replace(before, after, 1), encoding="utf-8")
-    with pytest.raises(BundleError, match=fragment) as refused:
+    with pytest.raises(BundleError, match=fragment) as rejected:
         load_bundle(bundle.folder)
-    assert str(path) in str(refused.value)
+    assert str(path) in str(rejected.value)
 
 
-def test_files_that_are_missing_or_too_large_are_refused(
+def test_files_that_are_missing_or_too_large_are_rejected(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundles, "_MAX_WEIGHTS_BYTES", 3)
@@ -271,29 +271,29 @@ def hashed(bundle: Bundle) -> Bundle:
     return load_bundle(changed(bundle, {"files": files}))
 
 
-def refused(bundle: Bundle, fragment: str) -> None:
+def rejected(bundle: Bundle, fragment: str) -> None:
     """Such a network is rejected, with Keras and without."""
     for load in (load_networks, OpenVinoBackend.load):
         with pytest.raises(BundleError, match=fragment):
             load(bundle)
 
 
-def test_weights_that_unpack_to_far_more_are_refused_unread(whole: Bundle, tmp_path: Path) -> None:
+def test_weights_that_unpack_to_far_more_are_rejected_unread(whole: Bundle, tmp_path: Path) -> None:
     bundle = copied(whole, tmp_path / "model")
     size = bundle.weights[0].stat().st_size
     with changed_weights(bundle.weights[0]) as file:
         file.create_dataset("more", (10**12,), "f4", chunks=(1024,), compression="gzip")
     assert bundle.weights[0].stat().st_size < size + 100_000
-    refused(hashed(bundle), "bytes of memory")
+    rejected(hashed(bundle), "bytes of memory")
 
 
-def test_weights_that_are_no_numbers_are_refused(whole: Bundle, tmp_path: Path) -> None:
+def test_weights_that_are_no_numbers_are_rejected(whole: Bundle, tmp_path: Path) -> None:
     bundle = copied(whole, tmp_path / "model")
     with changed_weights(bundle.weights[1]) as file:
         arrays = []
         file.visititems(lambda _, item: arrays.append(item) if hasattr(item, "dtype") else None)
         arrays[0][...] = np.nan
-    refused(hashed(bundle), "non-finite")
+    rejected(hashed(bundle), "non-finite")
 
 
 @pytest.mark.parametrize(
@@ -307,21 +307,21 @@ def test_weights_that_are_no_numbers_are_refused(whole: Bundle, tmp_path: Path) 
         ("model.weights.h5", b"weights", "damaged"),
     ],
 )
-def test_networks_that_are_no_networks_are_refused(
+def test_networks_that_are_no_networks_are_rejected(
     whole: Bundle, tmp_path: Path, name: str, content: bytes, fragment: str
 ) -> None:
     bundle = copied(whole, tmp_path / "model")
     put_member(bundle.weights[0], name, content)
-    refused(hashed(bundle), fragment)
+    rejected(hashed(bundle), fragment)
 
 
-def test_what_is_no_archive_is_refused(whole: Bundle, tmp_path: Path) -> None:
+def test_what_is_no_archive_is_rejected(whole: Bundle, tmp_path: Path) -> None:
     bundle = copied(whole, tmp_path / "model")
     bundle.weights[0].write_bytes(b"PK\x03\x04 and no more")
-    refused(hashed(bundle), "nor an archive written by Keras")
+    rejected(hashed(bundle), "nor an archive written by Keras")
 
 
-def test_a_lambda_is_refused(whole: Bundle, tmp_path: Path) -> None:
+def test_a_lambda_is_rejected(whole: Bundle, tmp_path: Path) -> None:
     bundle = copied(whole, tmp_path / "model")
     with zipfile.ZipFile(bundle.weights[0]) as archive:
         text = archive.read("config.json").decode()
@@ -332,13 +332,13 @@ def test_a_lambda_is_refused(whole: Bundle, tmp_path: Path) -> None:
         .replace('"class_name": "Activation"', '"class_name": "Lambda"')
         .encode(),
     )
-    refused(hashed(bundle), "Lambda")
+    rejected(hashed(bundle), "Lambda")
 
 
-def test_a_network_of_another_size_is_refused(whole: Bundle, tmp_path: Path) -> None:
+def test_a_network_of_another_size_is_rejected(whole: Bundle, tmp_path: Path) -> None:
     bundle = copied(whole, tmp_path / "model")
     changed(bundle, {"architecture.size": 96, "preprocessing.size": 96})
-    refused(hashed(bundle), "does not fit")
+    rejected(hashed(bundle), "does not fit")
 
 
 def test_an_ensemble_is_loaded_in_order(whole: Bundle) -> None:
@@ -367,7 +367,7 @@ def test_an_ensemble_is_loaded_in_order(whole: Bundle) -> None:
         ("flip",),
     ],
 )
-def test_nothing_that_an_answer_depends_on_is_filled_in_by_default(
+def test_nothing_that_a_prediction_depends_on_is_filled_in_by_default(
     bundle: Bundle, path: tuple[str, ...]
 ) -> None:
     manifest = bundle.folder / "bundle.json"
@@ -416,7 +416,7 @@ def test_an_ensemble_has_a_weights_file_per_member(ensemble: Bundle) -> None:
 
 
 @pytest.mark.parametrize("member", [0, 2])
-def test_an_ensemble_without_a_member_is_refused(ensemble: Bundle, member: int) -> None:
+def test_an_ensemble_without_a_member_is_rejected(ensemble: Bundle, member: int) -> None:
     path = ensemble.weights[member]
     content = path.read_bytes()
     path.write_bytes(ensemble.weights[1].read_bytes())
@@ -429,7 +429,7 @@ def test_an_ensemble_without_a_member_is_refused(ensemble: Bundle, member: int) 
     load_bundle(ensemble.folder)
 
 
-def test_members_that_would_not_be_asked_are_refused(ensemble: Bundle) -> None:
+def test_members_that_would_not_be_asked_are_rejected(ensemble: Bundle) -> None:
     with pytest.raises(BundleError, match=r"'model-2\.keras' and 2 members"):
         load_bundle(changed(ensemble, {"members": 2}))
 
@@ -455,7 +455,7 @@ def test_an_ensemble_replaces_a_single_network_whole(bundle: Bundle) -> None:
     ]
 
 
-def test_the_manifest_says_how_weights_are_stored(tmp_path: Path) -> None:
+def test_the_manifest_states_how_weights_are_stored(tmp_path: Path) -> None:
     manifest = dataclasses.replace(MANIFEST, store="float16", flip=True)
     found = write_bundle(tmp_path / "model", FakeNetwork(1.00001), manifest, "card")
     assert found.manifest.store == "float16"
@@ -512,14 +512,14 @@ def test_a_table_that_was_changed_is_found_out(tmp_path: Path) -> None:
         load_bundle(found.folder)
 
 
-def test_a_table_of_objects_is_refused(tmp_path: Path) -> None:
+def test_a_table_of_objects_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     np.savez(path, x=np.array([{"code": "runs"}], dtype=object))
     with pytest.raises(BundleError, match="wanted arrays of numbers"):
         read_table(path)
 
 
-def test_a_table_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+def test_a_table_that_would_fill_the_memory_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     np.savez_compressed(path, x=np.zeros(70 << 20, np.uint8))
     assert path.stat().st_size < 1 << 20
@@ -590,7 +590,7 @@ LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
         ),
     ],
 )
-def test_a_malformed_table_is_refused(made: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_a_malformed_table_is_rejected(made: Callable[[Path], Any], tmp_path: Path) -> None:
     made(tmp_path / "t.npz")
     with pytest.raises(BundleError, match=r"t\.npz: can't be read .*wanted arrays of numbers"):
         read_table(tmp_path / "t.npz")

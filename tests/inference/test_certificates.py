@@ -26,7 +26,7 @@ def failed(certificate: PrecisionCertificate) -> PrecisionCertificate:
     return replace(certificate, failures=("AUC: found 0.1, wanted at most 0.001",))
 
 
-def test_a_certificate_says_what_was_found() -> None:
+def test_a_certificate_states_what_was_found() -> None:
     found = judged(replace(INT8, data="val, abc", calibrated_on=300), ALIKE)
     assert found.passed
     assert (found.images, found.decisions_changed, found.auc_after) == (1000, 2, 0.9505)
@@ -71,7 +71,7 @@ def test_auto_is_the_fastest_that_is_certified_and_here(
     assert choose_precision("auto", certificates, fast) == wanted
 
 
-def test_what_is_asked_for_is_given_or_refused() -> None:
+def test_what_is_asked_for_is_given_or_rejected() -> None:
     assert choose_precision("f32", (BF16,), PRECISIONS) == "f32"
     assert choose_precision("bf16", (BF16, INT8), PRECISIONS) == "bf16"
     with pytest.raises(UsageError, match="no certificate for it"):

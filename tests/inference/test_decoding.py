@@ -85,7 +85,7 @@ def test_names_are_taken_a_window_ahead_and_no_further(tmp_path: Path, workers: 
     assert taken <= 100 + WINDOW + 4
 
 
-def test_a_process_that_dies_loses_no_file_and_only_a_deadly_one_has_no_answer(
+def test_a_process_that_dies_loses_no_file_and_only_a_deadly_one_has_no_result(
     tmp_path: Path,
 ) -> None:
     names = [f"{k:02}" for k in range(24)]

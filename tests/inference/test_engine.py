@@ -49,7 +49,7 @@ def assert_same(found: Outputs, wanted: Outputs) -> None:
 
 
 @pytest.mark.parametrize("size", [64, 97])
-def test_the_whole_densenet_answers_as_in_keras(size: int, tmp_path: Path) -> None:
+def test_the_whole_densenet_predicts_as_in_keras(size: int, tmp_path: Path) -> None:
     network = random_network(0, size)
     bundle = write_bundle(tmp_path / "model", network, manifest_for(size), "card")
     batch = images(3, size)
@@ -66,7 +66,7 @@ def test_the_side_of_the_map_is_what_keras_makes_of_it(size: int) -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("members", [1, 3])
-def test_ensembles_and_mirror_images_answer_as_in_keras(
+def test_ensembles_and_mirror_images_predict_as_in_keras(
     networks: list[Any], members: int, flip: bool, tmp_path: Path
 ) -> None:
     bundle = write_bundle(
@@ -121,7 +121,7 @@ def test_compiled_graphs_are_kept(networks: list[Any], tmp_path: Path, own_cache
     np.testing.assert_array_equal(first.logits, again.logits)
 
 
-def test_without_a_cache_it_answers_all_the_same(
+def test_without_a_cache_it_predicts_the_same(
     networks: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = write_bundle(tmp_path / "model", networks[0], manifest_for(SIZE), "card")
@@ -159,14 +159,14 @@ def stored(networks: list[Any], folder: Path) -> tuple[Bundle, NetworkArrays]:
     return bundle, read_network(bundle.weights[0], bundle.manifest.architecture)
 
 
-def test_weights_without_a_layer_are_refused(networks: list[Any], tmp_path: Path) -> None:
+def test_weights_without_a_layer_are_rejected(networks: list[Any], tmp_path: Path) -> None:
     _, arrays = stored(networks, tmp_path / "model")
     less = replace(arrays, layers={n: a for n, a in arrays.layers.items() if n != "conv1_bn"})
     with pytest.raises(BundleError, match="no layer 'conv1_bn'"):
         OpenVinoBackend([less], SIZE).run(images(1))
 
 
-def test_weights_that_do_not_fit_the_layers_are_refused(
+def test_weights_that_do_not_fit_the_layers_are_rejected(
     networks: list[Any], tmp_path: Path
 ) -> None:
     _, arrays = stored(networks, tmp_path / "model")
@@ -176,13 +176,13 @@ def test_weights_that_do_not_fit_the_layers_are_refused(
         OpenVinoBackend([other], SIZE).run(images(1))
 
 
-def test_a_head_of_another_width_is_refused(networks: list[Any], tmp_path: Path) -> None:
+def test_a_head_of_another_width_is_rejected(networks: list[Any], tmp_path: Path) -> None:
     bundle, _ = stored(networks, tmp_path / "model")
     with pytest.raises(BundleError, match="a head of"):
         read_network(bundle.weights[0], Architecture(size=SIZE, hidden_units=UNITS + 1))
 
 
-def test_a_damaged_file_is_refused(networks: list[Any], tmp_path: Path) -> None:
+def test_a_damaged_file_is_rejected(networks: list[Any], tmp_path: Path) -> None:
     bundle, _ = stored(networks, tmp_path / "model")
     content = bundle.weights[0].read_bytes()
     bundle.weights[0].write_bytes(content[: len(content) // 2])
@@ -207,7 +207,7 @@ def test_the_device_is_the_one_that_was_asked_for(
     assert choose_device(asked) == device
 
 
-def test_a_gpu_that_is_not_there_is_refused_by_every_command(
+def test_a_gpu_that_is_not_there_is_rejected_by_every_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(engine, "has_graphics", lambda: False)

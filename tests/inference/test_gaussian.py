@@ -74,7 +74,7 @@ def test_it_is_the_same_after_being_stored(tmp_path: Path) -> None:
         ("x.deviations", np.array([1, 1, 0, 1], np.float32), "a deviation of 0"),
     ],
 )
-def test_arrays_that_can_not_be_used_are_refused(
+def test_arrays_that_can_not_be_used_are_rejected(
     part: str, value: np.ndarray | None, words: str
 ) -> None:
     arrays = fit_gaussian(vectors(400), 3).to_arrays("x")

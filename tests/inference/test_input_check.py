@@ -1,4 +1,4 @@
-"""Images other than frontal chest X-rays are refused with the right code on every path."""
+"""Images other than frontal chest X-rays are rejected with the right code on every path."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def strange() -> dict[str, np.ndarray]:
     }
 
 
-def test_images_of_the_known_kind_pass(statistics: Statistics, unseen: list[np.ndarray]) -> None:
+def test_images_like_the_training_images_pass(
+    statistics: Statistics, unseen: list[np.ndarray]
+) -> None:
     verdicts = [verdict_on(image, statistics) for image in unseen]
     assert sum(v.reason is None for v in verdicts) >= 19
     for verdict in verdicts:
@@ -74,7 +76,7 @@ def test_images_of_the_known_kind_pass(statistics: Statistics, unseen: list[np.n
 
 
 @pytest.mark.parametrize("name", strange())
-def test_what_is_no_image_is_refused(statistics: Statistics, name: str) -> None:
+def test_what_is_no_image_is_rejected(statistics: Statistics, name: str) -> None:
     verdict = verdict_on(strange()[name], statistics)
     assert verdict.reason is Reason.NOT_A_CHEST_XRAY
     assert verdict.score > 1
@@ -86,7 +88,7 @@ def test_what_is_no_image_is_refused(statistics: Statistics, name: str) -> None:
     [(1, "clockwise by 90°"), (2, "by 180°"), (3, "anticlockwise by 90°")],
 )
 @pytest.mark.parametrize("inverted", [False, True])
-def test_turned_and_inverted_images_are_told_with_the_way_back(
+def test_turned_and_inverted_images_are_reported_with_the_way_back(
     statistics: Statistics,
     unseen: list[np.ndarray],
     quarters: int,
@@ -106,7 +108,7 @@ def test_turned_and_inverted_images_are_told_with_the_way_back(
     assert hits >= 9
 
 
-def test_inverted_images_are_told(statistics: Statistics, unseen: list[np.ndarray]) -> None:
+def test_inverted_images_are_reported(statistics: Statistics, unseen: list[np.ndarray]) -> None:
     verdicts = [verdict_on(1 - image, statistics) for image in unseen]
     assert sum(v.reason is Reason.INVERTED and "rotate it" not in v.detail for v in verdicts) >= 19
 
@@ -116,7 +118,7 @@ def test_mirrored_images_pass(statistics: Statistics, unseen: list[np.ndarray]) 
     assert sum(v.reason is Reason.ROTATED for v in verdicts) == 0
 
 
-def test_what_the_network_alone_finds_strange_is_refused(
+def test_what_the_network_alone_finds_strange_is_rejected(
     statistics: Statistics, unseen: list[np.ndarray]
 ) -> None:
     look = describe_image(unseen[0])
@@ -125,7 +127,7 @@ def test_what_the_network_alone_finds_strange_is_refused(
     assert "network" in verdict.detail
 
 
-def test_limits_refuse_the_share_that_was_asked_for() -> None:
+def test_limits_reject_the_share_that_was_asked_for() -> None:
     stream = np.random.default_rng(1)
     distances = {name: stream.gamma(20, size=20_000) for name in DESCRIPTIONS}
     limits = choose_limits(distances, 0.01, 10**12)
@@ -143,7 +145,7 @@ def test_statistics_are_the_same_after_being_stored(
         assert verdict_on(image, again) == verdict_on(image, statistics)
 
 
-def test_a_check_that_can_not_be_used_is_refused(statistics: Statistics) -> None:
+def test_a_check_that_can_not_be_used_is_rejected(statistics: Statistics) -> None:
     table, limits = statistics.to_table(), dict(statistics.limits)
     check = InputCheck(METHOD, limits)
     assert statistics_of(InputCheck(), {}) is None
@@ -159,7 +161,7 @@ def test_a_check_that_can_not_be_used_is_refused(statistics: Statistics) -> None
             statistics_of(found, arrays)
 
 
-def test_every_path_refuses_alike(
+def test_every_path_rejects_alike(
     predictor: Predictor, unseen: list[np.ndarray], tmp_path: Path
 ) -> None:
     images = [unseen[0], np.rot90(unseen[1]), 1 - unseen[2], strange()["noise"]]
@@ -188,14 +190,16 @@ def test_every_path_refuses_alike(
         assert (prediction.probability is None) == (prediction.reason is not None)
 
 
-def test_without_statistics_everything_has_an_answer_and_no_score(unseen: list[np.ndarray]) -> None:
+def test_without_statistics_everything_has_a_prediction_and_no_score(
+    unseen: list[np.ndarray],
+) -> None:
     lenient = Predictor(KNOWN, CoarseBackend())
     for image in (unseen[0], strange()["noise"].astype(np.float32)):
         prediction = lenient.predict_image(image).prediction
         assert (prediction.status, prediction.input_score) == ("ok", None)
 
 
-def test_pictures_in_colour_are_refused_before_the_network_sees_them(
+def test_pictures_in_colour_are_rejected_before_the_network_sees_them(
     predictor: Predictor, unseen: list[np.ndarray], tmp_path: Path
 ) -> None:
     grey = np.rint(unseen[0] * 255).astype(np.uint8)
@@ -220,8 +224,8 @@ def test_a_bundle_brings_its_check_and_can_do_without(
     checked = write_revised(tmp_path / "b", first, manifest, "c", {TABLE: statistics.to_table()})
     noise = strange()["noise"].astype(np.float32)
     assert Predictor.load(first.folder).predict_image(noise).prediction.status == "ok"
-    refused = Predictor.load(checked.folder).predict_image(noise).prediction
-    assert refused.reason is Reason.NOT_A_CHEST_XRAY
+    rejected = Predictor.load(checked.folder).predict_image(noise).prediction
+    assert rejected.reason is Reason.NOT_A_CHEST_XRAY
     lenient = Predictor.load(checked.folder, input_check=False)
     assert lenient.predict_image(noise).prediction.status == "ok"
     bare = write_revised(tmp_path / "c", first, manifest, "c")

@@ -48,7 +48,7 @@ def test_csv_paths_are_relative_to_it_and_missing_files_stay(tmp_path: Path) -> 
         b'path\n"x.png\n',
     ],
 )
-def test_bad_csv_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_bad_csv_is_rejected(tmp_path: Path, content: bytes) -> None:
     table = tmp_path / "list.csv"
     table.write_bytes(content)
     with pytest.raises(ManifestError, match=r"list\.csv"):

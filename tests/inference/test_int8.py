@@ -54,7 +54,7 @@ def test_a_graph_with_ranges_rounds_every_convolution_that_has_one(bundle: Bundl
     assert len(kinds) > 4
 
 
-def test_int8_answers_nearly_alike_and_ranges_decide(bundle: Bundle, images: np.ndarray) -> None:
+def test_int8_predicts_nearly_alike_and_ranges_decide(bundle: Bundle, images: np.ndarray) -> None:
     exact = OpenVinoBackend(networks(bundle), SIZE).run(images)
     near = OpenVinoBackend(networks(bundle), SIZE, ranges=wide(bundle, 6.0))
     assert near.precision == "int8"
@@ -104,12 +104,12 @@ def test_ranges_go_through_a_bundles_table(bundle: Bundle, tmp_path: Path) -> No
         {"low": np.array([0.0, np.nan]), "high": np.ones(2)},
     ],
 )
-def test_a_table_of_something_else_is_refused(table: dict[str, Any]) -> None:
+def test_a_table_of_something_else_is_rejected(table: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match="int8"):
         Ranges.from_table(table)
 
 
-def test_ranges_of_another_network_are_refused(bundle: Bundle) -> None:
+def test_ranges_of_another_network_are_rejected(bundle: Bundle) -> None:
     ranges = wide(bundle, 6.0)
     with pytest.raises(BundleError, match="found ranges of"):
         build_model(networks(bundle), SIZE, 1, ranges=Ranges(ranges.low[1:], ranges.high[1:]))
@@ -121,7 +121,7 @@ def test_a_kernel_of_zeros_has_a_width_all_the_same() -> None:
     np.testing.assert_array_equal(largest_per_output(kernel).ravel(), [1.0, 4.0])
 
 
-def test_a_bundle_is_answered_for_in_what_it_is_certified_for(
+def test_a_bundle_runs_in_what_it_is_certified_for(
     bundle: Bundle, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "fast_precisions", lambda: ("f32", "int8"))

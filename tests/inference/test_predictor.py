@@ -1,4 +1,4 @@
-"""The predictor: order, batches, refusals and decisions, with a small fake backend."""
+"""The predictor: order, batches, rejections and decisions, with a small fake backend."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_engine_has_as_many_batches_at_once_as_pay(
     assert max(seen) == most
 
 
-def test_answers_in_input_order_whatever_the_company(tmp_path: Path) -> None:
+def test_results_in_input_order_whatever_the_company(tmp_path: Path) -> None:
     paths = image_files(tmp_path, 2 * BATCH + 5)
     predictor = Predictor(MANIFEST, MeanBackend())
     together = [a.prediction for a in predictor.predict_files(paths)]
@@ -106,7 +106,7 @@ def test_probability_is_calibrated_and_decided_at_the_threshold(tmp_path: Path) 
     )  # a probability at the threshold counts as positive
 
 
-def test_bytes_and_file_give_the_same_answer(tmp_path: Path) -> None:
+def test_bytes_and_file_give_the_same_result(tmp_path: Path) -> None:
     path = image_files(tmp_path, 1)[0]
     predictor = Predictor(MANIFEST, MeanBackend())
     by_file, by_bytes = predictor.predict_file(path), predictor.predict_bytes(path.read_bytes())
@@ -147,7 +147,7 @@ def test_a_batch_of_1000_with_100_bad_ones_gives_1000_rows(tmp_path: Path) -> No
     assert set(backend.batches) <= {1, BATCH}
 
 
-def test_no_inputs_no_answers() -> None:
+def test_no_inputs_no_results() -> None:
     assert list(Predictor(MANIFEST, MeanBackend()).predict_files([])) == []
 
 
@@ -205,7 +205,7 @@ def test_an_interruption_does_not_wait_for_what_is_still_unread(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_an_answer_that_is_no_number_is_an_error_not_a_probability(
+def test_an_output_that_is_no_number_is_an_error_not_a_probability(
     tmp_path: Path, value: float
 ) -> None:
     class Broken(MeanBackend):
@@ -226,7 +226,7 @@ def test_a_path_given_twice_has_two_rows(tmp_path: Path) -> None:
     assert predictions[0] == predictions[1]
 
 
-def test_decoded_images_are_answered_as_their_files_are(tmp_path: Path) -> None:
+def test_decoded_images_are_scored_as_their_files_are(tmp_path: Path) -> None:
     paths = image_files(tmp_path, BATCH + 3)
     backend = MeanBackend()
     predictor = Predictor(MANIFEST, backend)

@@ -89,7 +89,7 @@ def test_an_image_is_the_same_from_any_storage(memory: Any, image_file: Path) ->
         ("file:///dev/zero", LIMITS, Reason.NOT_A_FILE),
     ],
 )
-def test_what_cant_be_answered_for_says_why(
+def test_an_error_states_why_there_is_no_result(
     memory: Any, name: str, limits: LimitsConfig, reason: Reason
 ) -> None:
     with pytest.raises(ImageRefusedError) as caught:

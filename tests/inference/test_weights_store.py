@@ -93,7 +93,7 @@ def phantoms() -> np.ndarray:
     ).astype("f4")
 
 
-def test_answers_change_little_with_half_precision(
+def test_predictions_change_little_with_half_precision(
     network: Any, phantoms: np.ndarray, tmp_path: Path
 ) -> None:
     manifest = dataclasses.replace(MANIFEST, store="float16")
@@ -118,7 +118,7 @@ np.save(logits, backend.run(np.load(images)).logits)
 @pytest.mark.engines
 @pytest.mark.parametrize("store", ["float32", "float16"])
 @pytest.mark.parametrize("other", ["torch", "jax"])
-def test_other_backends_answer_alike(
+def test_other_backends_predict_alike(
     network: Any, phantoms: np.ndarray, tmp_path: Path, other: str, store: Any
 ) -> None:
     pytest.importorskip(other)

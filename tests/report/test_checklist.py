@@ -58,7 +58,7 @@ def test_items_bear_the_guidelines_numbers() -> None:
     )
 
 
-def test_every_item_is_answered_by_the_run_or_has_somebody_to_fill_it_in() -> None:
+def test_every_item_is_filled_in_by_the_run_or_has_somebody_to_fill_it_in() -> None:
     facts = set(typing.get_args(Fact))
     used = set()
     for guideline in (*checklist.GUIDELINES, DECIDE):
@@ -97,7 +97,7 @@ def test_the_same_content_gives_the_same_bytes(content: ChecklistContent) -> Non
     assert render_checklist(content) == render_checklist(content)
 
 
-def test_the_flow_tells_all_counts() -> None:
+def test_the_flow_reports_all_counts() -> None:
     svg = flow_diagram(FLOW)
     assert svg.reading == (
         "Of 5,216 X-rays of 3,654 patients, 424 X-rays of 365 patients were evaluated, of which 3 "

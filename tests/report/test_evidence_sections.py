@@ -61,7 +61,7 @@ def evidence() -> Evidence:
     )
 
 
-def test_the_page_tells_all_three(evidence: Evidence) -> None:
+def test_the_page_reports_all_three(evidence: Evidence) -> None:
     html = render_audit_page(audit_of(evidence))
     for part in (
         'id="likeness"',

@@ -207,7 +207,7 @@ def test_numbers_in_the_page_are_those_passed_in(full: ReportContent, html: str)
     assert full.evaluation.classification_report.strip("\n") in html
 
 
-def test_run_data_settings_and_commands_are_told(page: Page) -> None:
+def test_run_data_settings_and_commands_are_reported(page: Page) -> None:
     for expected in (
         "pneumoscope train DATA --out RUN",
         "1,200",
@@ -254,7 +254,7 @@ def test_scores_that_are_no_probabilities_are_not_called_so(bare: ReportContent)
     assert "also gets a score." in render_report(scores)
 
 
-def test_only_a_training_report_says_what_was_held_out(bare: ReportContent) -> None:
+def test_only_a_training_report_states_what_was_held_out(bare: ReportContent) -> None:
     val = replace(bare, split="val")
     learning = LearningCurves((EpochPoint(1, 0.3, 0.4, 0.9, 1e-3),), 1)
     assert "held out from training" not in summary(val)
@@ -294,7 +294,7 @@ def test_the_name_of_a_split_does_not_tell_what_the_model_was_fitted_to(
     assert "was trained on 7 of these 240 images" in optimism(seen=TrainingOverlap(240, True, 7))
 
 
-def test_a_training_report_tells_what_was_chosen_on_its_images(full: ReportContent) -> None:
+def test_a_training_report_states_what_was_chosen_on_its_images(full: ReportContent) -> None:
     assert full.learning is not None
     last = replace(full, learning=replace(full.learning, keep="last"))
     for content, chosen in (
@@ -305,7 +305,7 @@ def test_a_training_report_tells_what_was_chosen_on_its_images(full: ReportConte
         assert optimism.startswith(f"{chosen} chosen on these validation images")
 
 
-def test_what_is_known_of_the_patients_is_told_by_the_columns_that_hold_values() -> None:
+def test_what_is_known_of_the_patients_is_reported_by_the_columns_that_hold_values() -> None:
     none = Estimate(None)
     group = Group("f", 9, 9, 5, none, none, none, {}, ())
     sentence = text_sections.subgroup_sentence

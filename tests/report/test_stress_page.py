@@ -264,7 +264,7 @@ def test_heatmaps_outside_of_the_lungs_are_a_warning(energy: float, expected: st
     assert expected in texts(found, "warning")
 
 
-def test_the_table_is_worst_first_and_refusals_have_a_column_only_where_there_are_any() -> None:
+def test_the_table_is_worst_first_and_rejections_have_a_column_only_where_there_are_any() -> None:
     page = render_stress_page(content({"crop_4": 0.3, "noise_4": 0.2, "zoom_1": 0.1}))
     cropped = "20\N{NO-BREAK SPACE}% cropped off each edge"
     titles = (cropped, "noise 0.2", "zoom × 0.75", "brightness −0.30")
@@ -302,7 +302,7 @@ def test_the_page_is_whole_quiet_and_escaped() -> None:
     assert render_stress_page(found) == page
 
 
-def test_the_page_says_which_images_are_missing_and_repeats_cautions() -> None:
+def test_the_page_states_which_images_are_missing_and_repeats_cautions() -> None:
     page = render_stress_page(
         content(
             images=96,

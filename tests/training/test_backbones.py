@@ -58,7 +58,7 @@ def rows(network: Any, images: np.ndarray, boundary: str | None) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_answers_as_in_keras_and_can_be_cut(name: str) -> None:
+def test_every_family_predicts_as_in_keras_and_can_be_cut(name: str) -> None:
     backbone = build_backbone(SIZE, name)
     initialise_randomly(backbone, 0)
     network = arrays_of(backbone)
@@ -168,7 +168,7 @@ def test_a_model_of_ones_own_is_taken_by_its_function(
         ("keras.layers.ReLU(max_value=2)", r"layer 're_lu' .*wanted a plain ReLU or ReLU6"),
     ],
 )
-def test_a_setting_that_only_keras_can_run_is_refused_before_training(
+def test_a_setting_that_only_keras_can_run_is_rejected_before_training(
     layer: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "odd.py").write_text(
@@ -185,7 +185,7 @@ def test_a_setting_that_only_keras_can_run_is_refused_before_training(
     assert "bundle" not in str(raised.value)
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_name_is_rejected_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match="found 'resnet', wanted one of densenet121"):
         build_backbone(64, "resnet")
     with pytest.raises(UsageError, match="at least 71x71"):

@@ -91,7 +91,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "backend",
     [pytest.param("torch", marks=installed("torch")), pytest.param("jax", marks=installed("jax"))],
 )
-def test_a_network_of_another_backend_answers_alike_on_tensorflow(
+def test_a_network_of_another_backend_predicts_alike_on_tensorflow(
     backend: str, phantoms: Path, tmp_path: Path
 ) -> None:
     trained = run_part("train", phantoms, tmp_path / "run", backend=backend)

@@ -131,7 +131,7 @@ def test_without_lungs_the_surroundings_stay(lungs: bool) -> None:
         assert (kept(squares, found, inside=False) == 1).all()
 
 
-def test_a_frame_of_another_image_tells_nothing_of_whether_lungs_were_found() -> None:
+def test_a_frame_of_another_image_has_no_effect_on_whether_lungs_were_found() -> None:
     """With a share of frames, images with and without lungs get frames equally often."""
     rows = slice(0, 4), slice(None)  # a frame of 5 % and more, and no lungs
     for lungs in (True, False):

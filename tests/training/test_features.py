@@ -136,13 +136,13 @@ def test_equal_bytes_are_computed_once(records: list[ImageRecord], own_cache: Pa
     np.testing.assert_array_equal(plain(table)[5], plain(table)[2])
 
 
-def test_what_cant_be_read_is_left_out_and_said(
+def test_what_cant_be_read_is_left_out_and_reported(
     records: list[ImageRecord], own_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     records[1].path.write_bytes(b"text")
     records[1] = replace(records[1], sha256=hashlib.sha256(b"text").hexdigest())
     records[3] = replace(records[3], path=records[3].path.with_name("gone.png"), sha256="")
-    for _ in range(2):  # a refusal is not cached
+    for _ in range(2):  # a rejection is not cached
         table, _ = computed(records, own_cache)
         assert table.kept == (0, 2, 4)
         assert [error.reason for error in table.refused] == [Reason.NOT_AN_IMAGE, Reason.NOT_FOUND]
@@ -160,7 +160,7 @@ def test_a_file_that_was_not_hashed_is_never_taken_for_another(
     assert {error.reason for error in table.refused} == {Reason.CORRUPT}
 
 
-def test_bytes_that_changed_since_they_were_hashed_are_refused(
+def test_bytes_that_changed_since_they_were_hashed_are_rejected(
     records: list[ImageRecord], own_cache: Path
 ) -> None:
     image_record(records[0].path, 90)
@@ -265,7 +265,7 @@ def test_rows_of_any_shape_and_type_are_kept_as_they_are(
         np.testing.assert_array_equal(corners[:, 0, 0], 20 + 3 * np.arange(5))
 
 
-def test_a_table_answers_for_the_rows_and_views_that_are_asked_of_it(
+def test_a_table_gives_the_rows_and_views_that_are_asked_of_it(
     records: list[ImageRecord], own_cache: Path
 ) -> None:
     table, _ = computed(records, own_cache)

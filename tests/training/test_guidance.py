@@ -196,7 +196,7 @@ def parts_of(folder: Path, side: int) -> tuple[Squares, Squares]:
         ({"surround": 0.5, "silence": 0.5, "mix": 0.4}, True, 0.25),
     ],
 )
-def test_teachers_judge_views_of_unchanged_images_and_swapped_ones_if_told(
+def test_teachers_judge_views_of_unchanged_images_and_swapped_ones_if_configured(
     changes: dict[str, float], swapped_too: bool, share: float, tmp_path: Path
 ) -> None:
     """Of two mixed images, both must be judged. Views with hidden lungs never are."""

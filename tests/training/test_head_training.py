@@ -209,7 +209,7 @@ def test_seed_matters_and_repeats(parts: Parts, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_one_class_is_refused(parts: Parts, tmp_path: Path, split: str) -> None:
+def test_one_class_is_rejected(parts: Parts, tmp_path: Path, split: str) -> None:
     train, val = (
         replace(part, labels=np.ones_like(part.labels)) if name == split else part
         for name, part in zip(("train", "val"), parts, strict=True)
@@ -253,7 +253,7 @@ def test_a_checkpoint_of_other_settings_is_kept(parts: Parts, tmp_path: Path) ->
     assert checkpoint.read_bytes() == before
 
 
-def test_diverging_says_so(parts: Parts, tmp_path: Path) -> None:
+def test_diverging_is_reported(parts: Parts, tmp_path: Path) -> None:
     wild = replace(CONFIG, learning_rate=1e30)
     with pytest.raises(UsageError, match=r"fit\.learning_rate: at 1e\+30"):
         trained(parts, tmp_path / "c.npz", wild)

@@ -217,7 +217,7 @@ def test_the_weights_that_were_scored_are_the_weights_that_are_kept(
     assert (difference > 1e-4) == bool(ema)
 
 
-def test_stops_early_and_says_which_epoch_was_best(tmp_path: Path) -> None:
+def test_stops_early_and_states_which_epoch_was_best(tmp_path: Path) -> None:
     scores = iter([0.5, 0.9, 0.7, 0.8, 0.6])
     config = FitConfig(epochs=5, stop_patience=2)
     found = fitted(schedule(), config, tmp_path / "c.npz", lambda *_: next(scores))
@@ -283,7 +283,7 @@ def test_a_step_size_that_diverges_is_named_and_nothing_is_written(tmp_path: Pat
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_one_class_is_refused(split: str) -> None:
+def test_one_class_is_rejected(split: str) -> None:
     parts = {"train": np.array([0, 1]), "val": np.array([1, 0])}
     check_classes(parts)
     with pytest.raises(DataError, match=f"{split}: found 0 NORMAL and 3 PNEUMONIA images"):

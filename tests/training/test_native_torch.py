@@ -1,7 +1,7 @@
-"""Native layers answer, learn and are stored as Keras' own, where it runs on Torch.
+"""Native layers predict, learn and are stored as Keras' own, where it runs on Torch.
 
 Keras takes one backend per process, so what needs Torch runs in a process of its own: this file
-as a script, which tells what it found.
+as a script, which prints what it found.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def test_on_other_backends_the_model_stays_as_it_is() -> None:
     ("part", "layers"),
     [("inference", NATIVE), ("whole densenet", NATIVE), ("others", OTHERS)],
 )
-def test_answers_as_keras_own_layers_do(told: dict[str, Any], part: str, layers: set[str]) -> None:
+def test_predicts_as_keras_own_layers_do(told: dict[str, Any], part: str, layers: set[str]) -> None:
     found = told[part]
     assert found["replaced"] == sorted(layers)
     assert found["scale"] > 0.01

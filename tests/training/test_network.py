@@ -160,7 +160,7 @@ def test_weights_of_what_is_trained_are_the_bodys_and_then_the_heads(small: Any)
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_what_is_trained_and_what_answers_agree(small: Any) -> None:
+def test_training_and_inference_agree(small: Any) -> None:
     """The training model ends in logits, the network in probabilities; the rest is identical."""
     head, batch = random_head(), images()
     trained = with_head(small, SMALL, 0)

@@ -401,7 +401,7 @@ def test_images_that_cant_be_read_are_left_out_with_their_labels(
     assert len(shown) == (recipe == "scratch")
 
 
-def test_sizes_that_make_no_sense_are_told_before_the_work(
+def test_sizes_that_make_no_sense_are_reported_before_the_work(
     phantoms: Dataset, tmp_path: Path
 ) -> None:
     config = replace(CONFIG, recipe="scratch", scratch=ScratchConfig(sizes=(32, 48)))

@@ -23,7 +23,7 @@ from pneumoscope.training.runtime import (
 )
 
 
-def test_says_nothing_on_stderr() -> None:
+def test_prints_nothing_on_stderr() -> None:
     code = (
         "from pneumoscope.training.runtime import load_keras\n"
         "k = load_keras(); print(k.ops.add(1, 2)); import sys; print('kept', file=sys.stderr)"
@@ -110,7 +110,7 @@ def test_a_name_goes_before_the_environment(
     assert os.environ["KERAS_BACKEND"] == "torch"
 
 
-def test_what_runs_already_stays_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_runs_already_stays_or_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     running = load_keras().backend.backend()
     other = "jax" if running != "jax" else "torch"
     monkeypatch.setenv("KERAS_BACKEND", running)

@@ -100,7 +100,7 @@ def test_no_rows_are_an_array_of_their_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf, 70_000.0])
-def test_what_half_precision_cant_hold_is_refused(tmp_path: Path, value: float) -> None:
+def test_what_half_precision_cant_hold_is_rejected(tmp_path: Path, value: float) -> None:
     store = features(tmp_path)
     values = np.zeros((2, 8), np.float32)
     values[1, 3] = value

@@ -49,7 +49,7 @@ def test_kinds_come_equally_often_and_the_others_once() -> None:
         assert sorted(balanced_order(alone, np.random.default_rng(0))) == list(range(6))
 
 
-def test_the_loss_is_of_known_kinds_alone() -> None:
+def test_the_loss_is_of_known_subtypes_alone() -> None:
     keras = load_keras()
     layer = build_subtype_head(2, 0.5, 0)
     logits, pooled = np.zeros((4, 1), np.float32), np.zeros((4, 3), np.float32)

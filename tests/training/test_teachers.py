@@ -21,7 +21,7 @@ from support.small_bundle import small_bundle
 from support.small_network import small_network
 
 
-def test_a_teacher_says_what_its_bundle_predicts(tmp_path: Path) -> None:
+def test_a_teacher_predicts_what_its_bundle_predicts(tmp_path: Path) -> None:
     small_bundle(tmp_path / "one", seed=3)
     small_bundle(tmp_path / "two" / "model", seed=5, members=2, size=96)
     with small_network():
@@ -54,7 +54,7 @@ def test_no_weight_of_a_teacher_has_the_name_of_another(tmp_path: Path) -> None:
     assert len(set(paths)) == len(paths) > 4 * 20
 
 
-def test_what_is_no_bundle_or_was_changed_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_bundle_or_was_changed_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--teacher .*nothing: holds no bundle\.json"):
         load_teachers((str(tmp_path / "nothing"),))
     bundle = small_bundle(tmp_path / "changed")
@@ -64,7 +64,7 @@ def test_what_is_no_bundle_or_was_changed_is_refused(tmp_path: Path) -> None:
         load_teachers((str(tmp_path / "changed"),))
 
 
-def test_train_learns_from_a_teacher_and_says_so(
+def test_train_learns_from_a_teacher_and_reports_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path / "cache"))

@@ -237,7 +237,7 @@ def test_other_shapes_are_named_and_nothing_is_loaded(
         (np.zeros((7, 7, 3, 64), "i4"), "wanted floating point"),
     ],
 )
-def test_other_numbers_are_refused(
+def test_other_numbers_are_rejected(
     target: Any, keras3: Path, tmp_path: Path, array: Any, fault: str
 ) -> None:
     path = tmp_path / "numbers.weights.h5"
@@ -258,7 +258,7 @@ def test_a_name_that_occurs_twice(target: Any, keras3: Path, tmp_path: Path) -> 
         attempt(target, path)
 
 
-def test_a_damaged_file_is_refused(target: Any, keras3: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_rejected(target: Any, keras3: Path, tmp_path: Path) -> None:
     path = tmp_path / "cut.weights.h5"
     path.write_bytes(keras3.read_bytes()[:1_000_000])
     with pytest.raises(InputError, match="damaged"):
@@ -419,7 +419,7 @@ def test_hostile_files(tmp_path: Path, kind: str, fault: str) -> None:
         resolve_weights(str(path))
 
 
-def test_long_lists_of_names_are_refused(
+def test_long_lists_of_names_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legacy: Path
 ) -> None:
     monkeypatch.setattr(archive, "_MAX_ATTRIBUTE_BYTES", 100)
@@ -427,7 +427,7 @@ def test_long_lists_of_names_are_refused(
         resolve_weights(str(legacy))
 
 
-def test_large_files_are_refused_unread(tmp_path: Path) -> None:
+def test_large_files_are_rejected_unread(tmp_path: Path) -> None:
     path = tmp_path / "large.h5"
     with path.open("wb") as stream:
         stream.write(b"\x89HDF\r\n\x1a\n")

@@ -308,7 +308,7 @@ class Predictor:
                 f"predict_file takes a path, found {type(path).__name__}; use predict for arrays."
             )
         name = str(path)
-        return next(self.answers([self._prepared(lambda: read_image(name, self._limits), name)]))
+        return next(self.results([self._prepared(lambda: read_image(name, self._limits), name)]))
 
     def predict_bytes(
         self, content: bytes, name: str = "upload", *, keep_image: bool = True
@@ -320,14 +320,14 @@ class Predictor:
             name: name for the row.
             keep_image: keep the pixels in the result, reduced to the size of overlays.
         """
-        return next(self.answers([self.prepare_bytes(content, name, keep_image=keep_image)]))
+        return next(self.results([self.prepare_bytes(content, name, keep_image=keep_image)]))
 
     def prepare_bytes(
         self, content: bytes, name: str, *, keep_image: bool = False
     ) -> Prepared | Prediction:
         """The network's input for one file's content, or the row with the reason for its refusal.
 
-        For callers that read images in one thread and run inference in another; see `answers`.
+        For callers that read images in one thread and run inference in another; see `results`.
         The arguments are those of `predict_bytes`.
         """
         decode = Decoder(
@@ -341,7 +341,7 @@ class Predictor:
             return decode.content(content, name)
         return self._processes.prepared_content(decode, content, name)
 
-    def answers(self, items: Sequence[Prepared | Prediction]) -> Iterator[Result]:
+    def results(self, items: Sequence[Prepared | Prediction]) -> Iterator[Result]:
         """One result for every item, in order, from one forward pass; at most a batch of items."""
         readable = [item for item in items if isinstance(item, Prepared)]
         computed = iter(self._run(readable)) if readable else iter(())
@@ -404,7 +404,7 @@ class Predictor:
         """One result for every item, in order, from full batches; `each` as of `predict_files`."""
 
         def work(chunk: Sequence[Prepared | Prediction]) -> list[Result]:
-            results = list(self.answers(chunk))
+            results = list(self.results(chunk))
             if each is not None:
                 for result in results:
                     each(result)

@@ -93,7 +93,7 @@ class Pipeline:
         """Score all images that wait, including those that arrive in between."""
         while asked := self._next_pass():
             try:
-                found = list(self._predictor.answers([item for item, _ in asked]))
+                found = list(self._predictor.results([item for item, _ in asked]))
             except Exception:  # noqa: BLE001 - see `_alone`
                 # One image caused it: each is scored alone, and that one gets the error.
                 for item, result in asked:
@@ -118,7 +118,7 @@ class Pipeline:
 
     def _alone(self, item: Prepared, result: Future[Result]) -> None:
         try:
-            (found,) = self._predictor.answers([item])
+            (found,) = self._predictor.results([item])
         except Exception as error:  # noqa: BLE001 - who waits for it has it
             result.set_exception(error)
         else:

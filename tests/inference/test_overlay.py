@@ -44,6 +44,17 @@ def test_padded_maps_lose_their_padding() -> None:
     assert heat[:, 60:].max() < 0.1
 
 
+def test_padding_follows_the_proportions_that_preprocessing_got() -> None:
+    # Pixels twice as high as wide: 50 stored rows were read as 100, and the image is a square.
+    cam = np.random.default_rng(3).random((8, 8)).astype(np.float32)
+    config = PreprocessConfig(fit="pad")
+    found = fit_map(cam, (50, 100), config, read=(100, 100))
+    np.testing.assert_array_equal(found, fit_map(cam, (50, 100), PreprocessConfig()))
+    as_stored = fit_map(cam, (50, 100), config)
+    np.testing.assert_array_equal(as_stored, fit_map(cam, (50, 100), config, read=(50, 100)))
+    assert np.abs(found - as_stored).max() > 0.1
+
+
 def test_a_map_of_zeros_leaves_the_image_grey() -> None:
     grey = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
     png = overlay_png(grey, np.zeros((7, 7), np.float32), PreprocessConfig())

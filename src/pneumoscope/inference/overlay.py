@@ -107,19 +107,32 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 def fit_map(
-    cam: NDArray[np.float32], shape: tuple[int, int], config: PreprocessConfig
+    cam: NDArray[np.float32],
+    shape: tuple[int, int],
+    config: PreprocessConfig,
+    read: tuple[int, int] | None = None,
 ) -> NDArray[np.float32]:
     """Resize the map to the image: float32 (h, w) in [0, 1], with a peak of 1.
 
     It reverses the geometry of preprocessing: the map of a padded image is cropped to the image.
     A map of zeros (nothing indicates pneumonia) stays zero.
+
+    Args:
+        cam: Grad-CAM map, float32 (h, w), on the network's grid.
+        shape: height and width of the result.
+        config: the preprocessing that placed the image in the grid.
+        read: height and width of the image as preprocessing got it; `None`: as `shape`. They have
+            other proportions than the stored pixels if these are not square.
     """
     height, width = shape
     x = y = 0.0
     if config.fit == "pad":
-        longest = max(height, width)
-        x = (longest - width) / 2 / longest * cam.shape[1]
-        y = (longest - height) / 2 / longest * cam.shape[0]
+        sides = read or shape
+        longest = max(sides)
+        y, x = (
+            (longest - side) / 2 / longest * cells
+            for side, cells in zip(sides, cam.shape, strict=True)
+        )
     peak = float(cam.max())
     scaled = cam / peak if peak > 0 else cam
     # One matrix per axis, because resizing so few cells is mostly overhead. Not by `@`, whose

@@ -121,7 +121,46 @@ def test_what_is_burnt_in_the_image_is_burnt_in_here() -> None:
     assert "BurnedInAnnotation" not in capture(xray_bytes())
 
 
+@pytest.mark.parametrize(
+    ("elements", "side"),
+    [
+        ({}, None),
+        ({"Laterality": "L"}, None),
+        ({"BodyPartExamined": None}, ""),
+        ({"BodyPartExamined": "LUNG"}, ""),
+        ({"BodyPartExamined": "LUNG", "Laterality": "L"}, "L"),
+        ({"BodyPartExamined": "LUNG", "Laterality": "BOTH"}, ""),
+    ],
+)
+def test_a_part_that_may_be_paired_has_its_side_or_an_empty_one(
+    elements: dict[str, Any], side: str | None
+) -> None:
+    # PS3.3 C.7.3.1: Laterality is of type 2C.
+    assert capture(xray_bytes(**elements)).get("Laterality") == side
+
+
 @needs("dciodvfy")
-@pytest.mark.parametrize("elements", [{}, {"PatientOrientation": None, "PatientName": ""}])
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {},
+        {"PatientOrientation": None, "PatientName": ""},
+        {"BodyPartExamined": "LUNG", "Laterality": "L"},
+    ],
+)
 def test_dciodvfy_finds_nothing(elements: dict[str, Any], tmp_path: Path) -> None:
     assert judged_by_dciodvfy(capture_bytes(xray_bytes(**elements)), tmp_path) == []
+
+
+@needs("dciodvfy")
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"BodyPartExamined": None},
+        {"BodyPartExamined": ""},
+        {"BodyPartExamined": "LUNG", "Laterality": "BOTH"},
+    ],
+)
+def test_an_unknown_side_is_no_error(elements: dict[str, Any], tmp_path: Path) -> None:
+    (warning,) = judged_by_dciodvfy(capture_bytes(xray_bytes(**elements)), tmp_path)
+    assert "only permitted to be empty when actually unknown" in warning

@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from pneumoscope.cli.app import run
-from pneumoscope.config import LimitsConfig
+from pneumoscope.config import LimitsConfig, PreprocessConfig
 from pneumoscope.delivery.dicom_report import objects as objects_module
 from pneumoscope.delivery.dicom_report.heatmap import _label, labelled
 from pneumoscope.delivery.dicom_report.objects import Reporter
@@ -74,6 +74,23 @@ def test_it_lies_on_the_pixels_of_the_image_that_it_names() -> None:
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "AccessionNumber"):
         assert seg[keyword].value == image[keyword].value
     assert seg.SeriesInstanceUID != image.SeriesInstanceUID
+
+
+@pytest.mark.parametrize(
+    "elements", [{"PixelSpacing": ["0.2", "0.1"]}, {"PixelAspectRatio": ["2", "1"]}]
+)
+def test_it_lies_on_pixels_that_are_not_square(elements: dict[str, Any]) -> None:
+    # 64 stored rows are read as 128; preprocessing pads what was read.
+    content = xray_bytes(**elements)
+    manifest = replace(MANIFEST, preprocessing=PreprocessConfig(size=32, fit="pad"))
+    cam = np.zeros((4, 4), np.float32)
+    cam[1:, 1:3] = 1.0
+    result = replace(answered(content), cam=cam)
+    made = Reporter(manifest, segmentation=True).objects(content, result)
+    seg = dcmread(BytesIO(made[2].content))
+    read = fit_map(cam, (128, 56), manifest.preprocessing)
+    on_stored_rows = read.reshape(64, 2, 56).mean(1)
+    np.testing.assert_allclose(seg.pixel_array / 255, on_stored_rows, atol=0.01)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,11 @@ _CAPTURE_CARRIED = (
 )  # fmt: skip
 """Elements copied to the derived image. Once lossy is always lossy (C.7.6.1.1.5)."""
 
+_UNPAIRED = "CHEST"
+_SIDES = ("L", "R")
+"""Laterality (PS3.3 C.7.3.1): type 2C, empty if the body part may be paired and no side is stated.
+The chest is not paired."""
+
 _STAND_IN_ORIENTATION = ("L", "F")
 _LETTERS = frozenset("LRAPHF")
 
@@ -126,6 +131,9 @@ def secondary_capture(
     for keyword in _CAPTURE_CARRIED:
         if image.get(keyword):
             capture[keyword] = image[keyword]
+    if image.get("BodyPartExamined") != _UNPAIRED:
+        side = image.get("Laterality")
+        capture.Laterality = side if side in _SIDES else ""
     capture.DerivationDescription = f"Grad-CAM map over the image. {RESEARCH_ONLY}"
     capture.ImageComments = _comments(author, prediction)
     capture.SourceImageSequence = [_reference(source)]
@@ -206,6 +214,7 @@ def segmentation(
     prediction: Prediction,
     cam: NDArray[np.float32],
     config: PreprocessConfig,
+    read: tuple[int, int],
 ) -> Segmentation:
     """Make the segmentation in the study of its source image.
 
@@ -219,6 +228,7 @@ def segmentation(
         prediction: the prediction, for its warnings.
         cam: Grad-CAM map, float32 (h, w), on the network's grid.
         config: the preprocessing that placed the image in the grid.
+        read: height and width of the image as it was read, with square pixels.
 
     Raises:
         Exception: as `structured_report` does.
@@ -226,7 +236,7 @@ def segmentation(
     from highdicom.seg import Segmentation
 
     image = source.dataset
-    heat = fit_map(cam, (int(image.Rows), int(image.Columns)), config)
+    heat = fit_map(cam, (int(image.Rows), int(image.Columns)), config, read)
     made = Segmentation(
         source_images=[_projection(image)],
         pixel_array=heat[None, :, :, None].astype(np.float32),

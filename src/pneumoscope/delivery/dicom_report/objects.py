@@ -329,13 +329,14 @@ class Reporter:
         if result.image is None or result.cam is None:
             return
         prediction, config = result.prediction, self._preprocessing
-        overlay = overlay_rgb(result.image.pixels, result.cam, config)
+        pixels = result.image.pixels
+        overlay = overlay_rgb(pixels, result.cam, config)
         makers: dict[Kind, Callable[[], Dataset]] = {
             "capture": partial(secondary_capture, source, self.author, prediction, overlay)
         }
         if self._segmentation:
             makers["segmentation"] = partial(
-                segmentation, source, self.author, prediction, result.cam, config
+                segmentation, source, self.author, prediction, result.cam, config, pixels.shape
             )
         for kind, make in makers.items():
             try:

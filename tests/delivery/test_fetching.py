@@ -429,6 +429,11 @@ WEB = ("--dicomweb", "http://127.0.0.1:1/", "--from", "20260902")
         ),
         (["--pacs", "QR@127.0.0.1:1", "--from", "20260902", "--token-file", "t"], 2, "a PACS"),
         (["--pacs", "QR@127.0.0.1:1", "--ids", "ids.txt", "--to", "20260902"], 2, "to --from"),
+        (
+            ["--pacs", "QR@127.0.0.1:1", "--from", "20260902", "--move-host", "127.0.0.1"],
+            2,
+            "--move-host 127.0.0.1: is the address that --move-port listens on",
+        ),
         ([*WEB, "--aet", "ME"], 2, "--aet: is for --pacs"),
         ([*WEB, "--move-port", "104"], 2, "--move-port: is for --pacs"),
         ([*WEB, "--move-host", "::1"], 2, "--move-host: is for --pacs"),

@@ -24,16 +24,28 @@ from pneumoscope.config import (
     from_toml,
 )
 from pneumoscope.data.index import index
-from pneumoscope.data.training_overlap import training_hashes
+from pneumoscope.data.training_overlap import TrainingOverlap, training_hashes
 from pneumoscope.errors import DataError, SplitLeakError, UsageError
 from pneumoscope.graph.bundle_files import SEEN_TABLE
 from pneumoscope.images.lungs import MATCHED_SHARES
 from pneumoscope.images.phantom.folder import write_phantoms
-from pneumoscope.inference.bundle import load_bundle, write_revised
+from pneumoscope.inference.bundle import BundleManifest, load_bundle, write_revised
+from pneumoscope.inference.results import Result
 from pneumoscope.progress import SILENT
+from pneumoscope.records import Dataset, ImageRecord, Prediction
 from pneumoscope.storage import temporary_beside, write_text
-from pneumoscope.workflows.crossvalidate import CrossValidated, crossvalidate, run_crossvalidation
-from pneumoscope.workflows.evaluate import evaluate_model
+from pneumoscope.workflows.crossvalidate import (
+    CrossValidated,
+    Fold,
+    _Job,
+    _pooled,
+    _write,
+    crossvalidate,
+    run_crossvalidation,
+)
+from pneumoscope.workflows.evaluate import Evaluated, evaluate_model
+from pneumoscope.workflows.scoring import MatchedFraming, Scored, evaluate_scored
+from pneumoscope.workflows.tracking import Stopwatch
 from support.small_network import small_network
 
 CONFIG = TrainConfig(
@@ -167,6 +179,45 @@ def assert_matched_as_evaluate_does(found: CrossValidated, folder: Path) -> None
         assert_rows_fit_the_matrix(here, found.pooled.threshold)
         assert metrics["metrics"] == document["matched"][f"{share:g}"]["metrics"]
         assert "Framing matched" in (here / "report.html").read_text(encoding="utf-8")
+
+
+def test_each_matched_framing_is_judged_by_its_own_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = [k % 2 for k in range(40)]
+    records = tuple(
+        ImageRecord(tmp_path / f"{k}.png", label, f"p{k}") for k, label in enumerate(labels)
+    )
+
+    def scored(right: bool) -> Scored:
+        probabilities = [0.9 if label == right else 0.1 for label in labels]
+        return Scored(
+            records, tuple(Result(Prediction("x", "ok", None, p, "", 0.5)) for p in probabilities)
+        )
+
+    seen = TrainingOverlap(40, known=True)
+    pages: dict[str, Evaluated] = {}
+
+    def instead(folder: Path, evaluated: Evaluated, **_: object) -> None:
+        pages[folder.name] = evaluated
+
+    monkeypatch.setattr("pneumoscope.workflows.crossvalidate.write_evaluation", instead)
+    dataset = Dataset(tmp_path, records, ("of the data",))
+    job = _Job(tmp_path / "cv", dataset, [1] * 40, CONFIG, DIVISION, SILENT, matched=True)
+    for right in (True, False):  # of the scores of whole images; the cropped ones are the others
+        matched = {0.79: MatchedFraming(0.79, 0, scored(not right))}
+        evaluation = evaluate_scored(scored(right), BundleManifest(), CONFIG.interval)
+        fold = Fold(1, scored(right), evaluation, 0.5, seen, matched)
+        job.out.mkdir(exist_ok=True)
+        _write(job, _pooled(job, [fold], BundleManifest()), BundleManifest(), "x", Stopwatch())
+        judged = {
+            name: any("scores are lower for PNEUMONIA" in text for text in page.dataset.warnings)
+            for name, page in pages.items()
+        }
+        assert judged == {"cv": not right, "matched-0.79": right}
+        assert all(page.dataset.warnings[0] == "of the data" for page in pages.values())
+        notes = [text for text in pages["matched-0.79"].dataset.warnings if "Framing" in text]
+        assert len(notes) == 1
 
 
 def test_too_few_patients_and_impossible_folds_are_rejected(shared: Path, tmp_path: Path) -> None:

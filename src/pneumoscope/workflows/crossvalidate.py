@@ -398,15 +398,13 @@ def _write(
     job: _Job, found: CrossValidated, manifest: BundleManifest, name: str, watch: Stopwatch
 ) -> None:
     out, folds = job.out, found.folds
-    dataset = with_cautions(
-        job.dataset, caution_on_folds(found.seen), reversed_scores(found.pooled)
-    )
+    dataset = with_cautions(job.dataset, caution_on_folds(found.seen))
     point = OperatingPoint(found.pooled.threshold, found.pooled.rule, "the validation parts")
     evaluated = Evaluated(
         _together(dataset, [fold.scored for fold in folds]).at_threshold(point.value),
         found.pooled,
         replace(manifest, threshold=point),
-        dataset,
+        with_cautions(dataset, reversed_scores(found.pooled)),
         "all",
         name,
         f"{len(folds)}-fold cross-validation (facts are those of fold 1's model)",
@@ -420,7 +418,7 @@ def _write(
             evaluated,
             scored=each.scored.at_threshold(point.value),
             evaluation=found.matched[share],
-            dataset=replace(dataset, warnings=(*dataset.warnings, each.note())),
+            dataset=with_cautions(dataset, each.note(), reversed_scores(found.matched[share])),
             framing=each.facts(),
         )
     for folder, page in pages.items():

@@ -103,6 +103,11 @@ def _check_options(request: FetchRequest, config: FetchConfig) -> None:
         if request.dicomweb and getattr(config, name) != getattr(default, name):
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option}: is for --pacs; DICOMweb does not use it. Leave it out.")
+    if config.move_host != default.move_host and not config.move_port:
+        raise UsageError(
+            f"--move-host {config.move_host}: is the address that --move-port listens on, and no "
+            "port was given. Give both, or neither."
+        )
     if config.mapping and not config.pseudonyms:
         raise UsageError("--mapping: belongs to --pseudonyms. Give both, or neither.")
 

@@ -285,6 +285,7 @@ def test_what_the_graph_leaves_out_is_reported_and_can_be_done(
     about = json.loads((out / "export.json").read_text())
     assert about["abstention"]["in_graph"] is about["input_check"]["in_graph"] is False
     assert (about["abstention"]["low"], about["abstention"]["high"]) == (0.0, 1.0)
+    assert about["abstention"]["answer"].startswith("indeterminate (`uncertain` in files) where ")
     assert about["input_check"]["limits"] == guarded.manifest.input_check.limits
     assert about["ages"] == [1, 5]
     rejection, withheld, ages = missing_parts(about)

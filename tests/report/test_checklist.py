@@ -23,7 +23,7 @@ from pneumoscope.report.content import Counted, Flow
 
 FLOW = Flow(
     found=Counted("images.csv", 5216, 3654),
-    elsewhere=(Counted("train, for training", 4270, 2922),),
+    elsewhere=(Counted("split train", 4270, 2922),),
     evaluated=Counted("split test", 424, 365),
     refused=(("truncated", 2), ("blank", 1)),
     scored=Counted("scored", 421, 363),
@@ -133,7 +133,8 @@ def test_a_reason_of_a_million_letters_is_drawn_as_well() -> None:
 
 
 def test_a_flow_without_detours() -> None:
-    plain = flow_diagram(replace(FLOW, elsewhere=(), refused=()))
+    plain = flow_diagram(replace(FLOW, elsewhere=(), refused=(), threshold=0.00031))
+    assert "threshold 0.0003" in plain.inline
     assert "Not evaluated here" not in plain.inline
     assert "No result: none" in plain.inline
     assert "gave no result" not in plain.reading

@@ -132,7 +132,7 @@ def test_confusion_matrix_shows_counts_and_shares(figures: dict[str, Svg]) -> No
 def test_readings_state_the_numbers(figures: dict[str, Svg]) -> None:
     expected = {
         "confusion": "of 4,080 X-rays with pneumonia, 4,077 were detected and 3 were missed.",
-        "scores": "20 false alarms at or above the threshold 0.37, 3 missed below it.",
+        "scores": "20 false alarms at or above the threshold 0.371, 3 missed below it.",
         "roc": "0.911 (95\N{NO-BREAK SPACE}% interval 0.900–0.925)",
         "precision-recall": "55.0\N{NO-BREAK SPACE}% of the pneumonia predictions are correct",
         "reliability": "In 2 bins",
@@ -197,7 +197,23 @@ def test_an_empty_class_has_no_shares() -> None:
 @pytest.mark.parametrize("threshold", [0.0, 0.02, 0.5, 0.98, 1.0])
 def test_histogram_is_drawn_at_any_threshold(threshold: float) -> None:
     svg = plots.score_histogram(HISTOGRAM, threshold, MATRIX)
-    assert f"threshold {threshold:.2f}" in texts(svg)
+    assert f"threshold {threshold:.3f}" in texts(svg)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "shown"), [(0.005, "0.005"), (0.00031, "0.0003"), (0.8978, "0.898")]
+)
+def test_figures_round_a_threshold_as_the_lead_of_the_page_does(
+    threshold: float, shown: str
+) -> None:
+    point = plots.OperatingPoint(0.1, 0.9, threshold)
+    for svg in (
+        plots.roc(CURVE, point, Estimate(0.911), 0.95),
+        plots.precision_recall(CURVE, point, Estimate(0.9), 0.95, 0.7),
+        plots.score_histogram(HISTOGRAM, threshold, MATRIX),
+    ):
+        assert f"threshold {shown}" in texts(svg)
+        assert re.search(rf"the threshold {re.escape(shown)}\b", svg.reading)
 
 
 def test_empty_class_and_single_epoch_are_drawn() -> None:

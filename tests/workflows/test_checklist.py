@@ -71,7 +71,7 @@ def test_the_flow_counts_what_was_found_and_what_became_of_it(
 ) -> None:
     flow = flow_of(whole, whole.subset("test"), "test", "images", evaluation, REJECTIONS)
     assert (flow.found.name, flow.found.images, flow.found.patients) == ("images", 32, 16)
-    assert [(c.name, c.images) for c in flow.elsewhere] == [("train, for training", 20)]
+    assert [(c.name, c.images) for c in flow.elsewhere] == [("split train", 20)]
     assert (flow.evaluated.images, flow.evaluated.patients) == (12, 6)
     assert flow.refused == (("not an image", 2),)
     assert (flow.scored.images, flow.scored.patients) == (10, 5)

@@ -244,7 +244,7 @@ def test_the_flow_counts_the_rows_of_other_splits_and_those_without_a_label(
     flow = found.flow
     assert (flow.found.images, flow.found.patients) == (60, 30)
     assert [(part.name, part.images) for part in flow.elsewhere] == [
-        ("train, for training", 20),
+        ("split train", 20),
         ("no reference label", 1),
     ]
     assert (flow.evaluated.images, flow.scored.images) == (39, 39)

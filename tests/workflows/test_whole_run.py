@@ -79,7 +79,7 @@ def test_run_folder_is_the_contracts(finished: TrainedRun) -> None:
     assert "http-equiv" in (folder / "report.html").read_text(encoding="utf-8")
     checklist = (folder / "evaluation" / "checklist.html").read_text(encoding="utf-8")
     assert "Recipe frozen, weights none, views per image 2" in checklist
-    assert "train, for training" in (folder / "evaluation" / "figures" / "flow.svg").read_text()
+    assert "split train" in (folder / "evaluation" / "figures" / "flow.svg").read_text()
 
 
 def test_bundle_predicts_as_the_run_did(finished: TrainedRun) -> None:

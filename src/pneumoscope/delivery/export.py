@@ -185,7 +185,7 @@ def _left_out(bundle: Bundle) -> dict[str, Any]:
         withheld |= {
             "low": band.low,
             "high": band.high,
-            "answer": "uncertain where low <= probability < high",
+            "answer": "indeterminate (`uncertain` in files) where low <= probability < high",
             "rule": band.rule,
         }
     return {"input_check": told, "abstention": withheld}

@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 from pneumoscope.evaluation.metrics import ConfusionMatrix
 from pneumoscope.records import CLASS_NAMES
 from pneumoscope.report.content import Counted, Flow
-from pneumoscope.report.formatting import number, plural
+from pneumoscope.report.formatting import plural, unrounded
 from pneumoscope.report.page import Drawn, FiguresView, Section, render_page
 from pneumoscope.report.svg import (
     INK,
@@ -212,7 +212,7 @@ def _steps(flow: Flow) -> tuple[tuple[str, ...], ...]:
     return (
         (f"Found in {flow.found.name}", _both(flow.found)),
         (f"Evaluated: {flow.evaluated.name}", _both(flow.evaluated)),
-        ("Index test: the model", _both(flow.scored), f"threshold {number(flow.threshold)}"),
+        ("Index test: the model", _both(flow.scored), f"threshold {unrounded(flow.threshold)}"),
     )
 
 

@@ -163,7 +163,7 @@ class Flow:
 
     Attributes:
         found: all images of the data set, including unreadable ones.
-        elsewhere: the splits that are not evaluated here, each with its purpose.
+        elsewhere: the splits that are not evaluated here, and the images without a label.
         evaluated: the images on which inference was run.
         refused: (reason in words, number of images) of the images without a result.
         scored: the images with a probability.

@@ -16,7 +16,15 @@ from pneumoscope.data.audit_record import PatientSimilarity, SplitTest
 from pneumoscope.evaluation.abstention import RiskCoverage
 from pneumoscope.evaluation.decision import DecisionCurve
 from pneumoscope.records import CLASS_NAMES, Estimate
-from pneumoscope.report.formatting import count, in_words, interval, number, percent, plural
+from pneumoscope.report.formatting import (
+    count,
+    in_words,
+    interval,
+    number,
+    percent,
+    plural,
+    unrounded,
+)
 from pneumoscope.report.svg import (
     HEIGHT,
     INK,
@@ -134,7 +142,7 @@ def roc(curve: Curve, point: OperatingPoint | None, auc: Estimate, level: float)
         if point is not None:
             _mark_threshold(axes, point)
             reading += (
-                f"; at the threshold {number(point.threshold, 2)} the sensitivity is "
+                f"; at the threshold {unrounded(point.threshold)} the sensitivity is "
                 f"{number(point.y)} and the specificity {number(1 - point.x)}"
             )
         return to_svg(figure, "roc", reading + ".")
@@ -175,7 +183,7 @@ def precision_recall(
         if point is not None:
             _mark_threshold(axes, point)
             reading += (
-                f"; at the threshold {number(point.threshold, 2)}, {percent(point.y, 1)} of the "
+                f"; at the threshold {unrounded(point.threshold)}, {percent(point.y, 1)} of the "
                 f"pneumonia predictions are correct and {percent(point.x, 1)} of the X-rays with "
                 "pneumonia are detected"
             )
@@ -232,7 +240,7 @@ def score_histogram(histogram: ScoreHistogram, threshold: float, matrix: Confusi
         _count_wrong(top, f"{plural(matrix.fp, 'false alarm')}")
         _count_wrong(bottom, f"{count(matrix.fn)} missed")
         top.annotate(
-            f"threshold {number(threshold, 2)}",
+            f"threshold {unrounded(threshold)}",
             (at, 1.0),
             xycoords=top.get_xaxis_transform(),
             xytext=(0, 22),  # above the line of the title
@@ -247,7 +255,7 @@ def score_histogram(histogram: ScoreHistogram, threshold: float, matrix: Confusi
             f"{count(sum(histogram.pneumonia))} with pneumonia by "
             f"{'predicted probability' if is_probability else 'score'}: "
             f"{plural(matrix.fp, 'false alarm')} at or above the threshold "
-            f"{number(threshold, 2)}, {count(matrix.fn)} missed below it."
+            f"{unrounded(threshold)}, {count(matrix.fn)} missed below it."
         )
         return to_svg(figure, "scores", reading)
 
@@ -300,7 +308,7 @@ def _mark_threshold(axes: Axes, point: OperatingPoint) -> None:
     """Mark the operating point; its label is below it, on the side with more room."""
     mark_point(axes, point.x, point.y)
     right = point.x < 0.5
-    text = f"threshold {number(point.threshold, 2)}"
+    text = f"threshold {unrounded(point.threshold)}"
     x = point.x + (0.025 if right else -0.025)
     draw_text(axes, x, max(point.y - 0.075, 0.2), text, ha="left" if right else "right", bold=True)
 

@@ -27,6 +27,7 @@ from pneumoscope.report.formatting import (
     percent,
     plural,
     setting,
+    unrounded,
 )
 from pneumoscope.report.page import Column, Section, Table, TablesView, data_uri, pairs
 
@@ -189,7 +190,7 @@ def metrics(content: ReportContent) -> Section:
     )
     view = MetricsView(
         intro=(
-            f"At the threshold {number(found.threshold)} ({found.rule}). "
+            f"At the threshold {unrounded(found.threshold)} ({found.rule}). "
             f"{plural(found.n, 'X-ray')}, {count(found.positives)} with pneumonia. "
             f"{found.why_no_intervals}".rstrip()
         ),

@@ -44,7 +44,6 @@ _TRAINED = {
 _SHOWN_DIGITS = 16
 """Digits of a digest that are shown; the files hold all."""
 
-_PURPOSE = {"train": "train, for training", "val": "val, for choosing", "test": "test"}
 _NORMALISED = {
     "imagenet": "normalised by ImageNet's mean and standard deviation per channel",
     "standardise": "each image normalised to mean 0 and standard deviation 1",
@@ -217,7 +216,7 @@ def flow_of(
         unlabelled: images without a reference label, which are not in `whole`.
     """
     elsewhere = [
-        Counted(_PURPOSE.get(c.split or "", "no split"), c.images, c.patients)
+        Counted(f"split {c.split}" if c.split else "no split", c.images, c.patients)
         for c in class_counts(whole)
         if split not in ("all", c.split or "all")
     ]

@@ -329,6 +329,10 @@ def test_every_source_states_its_files_and_paper() -> None:
         ("018M", 1.5),
         ("026W", 0.498),
         ("073D", 0.2),
+        ("1.5", 1.5),
+        ("1.5y", 1.5),
+        ("120Y", 120),
+        ("121Y", None),
         ("414", None),
         ("", None),
         ("Y", None),
@@ -356,3 +360,8 @@ def test_sexes_and_views() -> None:
         "other",
         "",
     ]
+
+
+def test_tables_have_the_views_of_the_image_reader() -> None:
+    words = ("LLAT", "rlat", "Postero-Anterior", "ANTERO-POSTERIOR")
+    assert [view_of(word) for word in words] == ["lateral", "lateral", "PA", "AP"]

@@ -22,7 +22,13 @@ from typing import IO, Literal
 from pneumoscope.config import AdoptConfig
 from pneumoscope.data.patients import parse_split, split_words
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.images.dicom.patient import dicom_texts
+from pneumoscope.images.dicom.patient import (
+    LATERAL_WORDS,
+    MOST_AGE,
+    VIEWS,
+    YEARS_PER_UNIT,
+    dicom_texts,
+)
 from pneumoscope.reading import open_regular
 from pneumoscope.records import Split
 
@@ -38,7 +44,6 @@ NOT_FOUND = "image file not found"
 DUPLICATE_FILE = "image file named again"
 CONTRADICTED = "rows of the image contradict each other"
 
-_OLDEST = 120.0
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".webp")
 _MAX_INFLATED = 1 << 30
 _FIELD_LIMIT = 1 << 20
@@ -128,16 +133,15 @@ def other_finding(case_label: Literal["exclude", "normal"]) -> tuple[int | None,
 def age_in_years(text: str) -> float | None:
     """Convert `58`, `058Y`, `010M`, `003W` or `012D` to years; `None` if invalid or over 120.
 
-    DICOM PS3.5 section 6.2, Age String; owners also write bare years.
+    DICOM PS3.5 section 6.2, Age String; owners also write bare years, and decimals.
     """
     value = text.strip().upper()
-    per_year = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}.get(value[-1:], 0.0)
-    digits = value[:-1] if per_year else value
+    unit = YEARS_PER_UNIT.get(value[-1:])
     try:
-        age = float(digits) / (per_year or 1.0)
+        age = float(value[:-1]) * unit if unit else float(value)
     except ValueError:
         return None
-    return age if 0 <= age <= _OLDEST else None
+    return age if 0 <= age <= MOST_AGE else None
 
 
 def sex_of(text: str) -> str:
@@ -147,11 +151,12 @@ def sex_of(text: str) -> str:
 
 def view_of(text: str) -> View:
     """The view from a DICOM ViewPosition or an owner's word for it."""
-    word = text.strip().upper()
+    stated = text.strip().upper()
+    word = VIEWS.get(stated, stated)
     views: dict[str, View] = {"AP": "AP", "PA": "PA"}
     if word[:2] in views:
         return views[word[:2]]
-    if word in ("L", "LL", "RL", "LAT", "LATERAL"):
+    if word == "L" or word in LATERAL_WORDS:
         return "lateral"
     return "other" if word else ""
 

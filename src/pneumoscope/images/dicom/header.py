@@ -20,6 +20,7 @@ from pydicom.uid import UID
 from pneumoscope.errors import ImageRefusedError, Reason
 from pneumoscope.images.budget import spend
 from pneumoscope.images.dicom.grey import Display, Lut, Window
+from pneumoscope.images.dicom.patient import LATERAL_WORDS
 from pneumoscope.images.dicom.pixels import PixelHeader
 from pneumoscope.images.grey import DicomInfo
 from pneumoscope.images.structure import refuse_frames
@@ -53,10 +54,6 @@ _OTHER_PARTS = """
 
 _FRONTAL_WORDS = frozenset(
     {"PA", "AP", "POSTERO", "ANTERO", "ANTERIOR", "POSTERIOR", "FRONTAL", "ERECT", "UPRIGHT"}
-)
-_LATERAL_WORDS = frozenset(
-    {"LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL", "MEDIOLATERAL", "LATEROMEDIAL"}
-    | {"LATERALE", "LATERALIS", "SEITLICH", "PROFIL"}
 )
 _SEVERAL_VIEWS = frozenset(
     {"PA", "AP", "FRONTAL", "AND", "VIEWS", "2V", "3V", "2VW", "TWO", "BILATERAL", "EBENEN"}
@@ -197,7 +194,7 @@ def described_as_lateral(info: DicomInfo) -> bool:
     """Whether the series or study description names a lateral view and no other view."""
     for description in (info.series_description, info.study_description):
         words = set(_words(description))
-        if words & (_SEVERAL_VIEWS | _LATERAL_WORDS):
+        if words & (_SEVERAL_VIEWS | LATERAL_WORDS):
             return _is_lateral(words)
     return False
 
@@ -207,7 +204,7 @@ def _words(description: str) -> list[str]:
 
 
 def _is_lateral(words: set[str]) -> bool:
-    return bool(words & _LATERAL_WORDS) and not words & (_SEVERAL_VIEWS | _NOT_UPRIGHT)
+    return bool(words & LATERAL_WORDS) and not words & (_SEVERAL_VIEWS | _NOT_UPRIGHT)
 
 
 def _check_class(sop_class: str, modality: str, source: str) -> None:

@@ -28,7 +28,7 @@ _DAYS_PER_YEAR = 365.25
 
 _AGE = re.compile(r"(\d{1,3})\s*([DWMY])")
 _DATE = re.compile(r"(\d{4})[.\-]?(\d{2})[.\-]?(\d{2})")
-_YEARS = {"D": 1 / _DAYS_PER_YEAR, "W": 7 / _DAYS_PER_YEAR, "M": 1 / 12, "Y": 1.0}
+YEARS_PER_UNIT = {"D": 1 / _DAYS_PER_YEAR, "W": 7 / _DAYS_PER_YEAR, "M": 1 / 12, "Y": 1.0}
 _NAMES = {"D": "day", "W": "week", "M": "month", "Y": "year"}
 _OLDEST = 150
 _IN_MONTHS = 24
@@ -42,8 +42,14 @@ AGE_BANDS = ((1, "under 1"), (5, "1 to 4"), (18, "5 to 17"), (40, "18 to 39"), (
 """Upper limit of each band in years (exclusive), and its name; above is `65 or older`."""
 
 _OLDEST_BAND = "65 or older"
-_VIEWS = {"POSTERO-ANTERIOR": "PA", "ANTERO-POSTERIOR": "AP"}
+VIEWS = {"POSTERO-ANTERIOR": "PA", "ANTERO-POSTERIOR": "AP"}
 """ViewPosition (PS3.3 C.8.1.1.1.2) for the meanings of coded views (PS3.16 CID 4010)."""
+
+LATERAL_WORDS = frozenset(
+    {"LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL", "MEDIOLATERAL", "LATEROMEDIAL"}
+    | {"LATERALE", "LATERALIS", "SEITLICH", "PROFIL"}
+)
+"""Words for a lateral view in headers and tables, in capitals."""
 
 _SEXES = {"F": "female", "M": "male", "O": "other"}  # PatientSex, PS3.3 C.7.1.1
 _MAX_TEXT = 64
@@ -103,7 +109,7 @@ def _stated(text: str) -> Age | None:
     if not match:
         return None
     number, unit = int(match[1]), match[2]
-    per = _YEARS[unit]
+    per = YEARS_PER_UNIT[unit]
     age = Age(number * per, (number + 1) * per, _plural(number, _NAMES[unit]))
     return age if age.low <= _OLDEST else None
 
@@ -167,7 +173,7 @@ def image_attributes(path: Path) -> dict[str, str]:
     found = {
         "age_band": age_band(age) if age else "",
         "sex": _SEXES.get(info.patient_sex.upper(), ""),
-        "view": _VIEWS.get(view, view),
+        "view": VIEWS.get(view, view),
         "manufacturer": _text(info.manufacturer),
     }
     return {name: value for name, value in found.items() if value}

@@ -85,7 +85,7 @@ def test_it_lies_on_pixels_that_are_not_square(elements: dict[str, Any]) -> None
     manifest = replace(MANIFEST, preprocessing=PreprocessConfig(size=32, fit="pad"))
     cam = np.zeros((4, 4), np.float32)
     cam[1:, 1:3] = 1.0
-    result = replace(answered(content), cam=cam)
+    result = replace(predicted(content), cam=cam)
     made = Reporter(manifest, segmentation=True).objects(content, result)
     seg = dcmread(BytesIO(made[2].content))
     read = fit_map(cam, (128, 56), manifest.preprocessing)

@@ -315,7 +315,7 @@ def _stem(patient: _Patient, image: int, running: int) -> str:
 
 
 def _check_target(out: Path) -> None:
-    """Reject to replace anything that this module did not write.
+    """Refuse to replace anything that this module did not write.
 
     Raises:
         UsageError: `out` is a file, or contains files that its `phantoms.json` does not list.

@@ -159,7 +159,7 @@ def missing_parts(about: Mapping[str, Any]) -> list[str]:
     if about["abstention"]["method"] != "none":
         low, high = (about["abstention"][end] for end in ("low", "high"))
         lines.append(
-            f"the graph does not abstain; the model does from {low:.4f} to {high:.4f}: "
+            f"the graph does not abstain; the model does from {low:.4g} to {high:.4g}: "
             "see abstention in export.json"
         )
     if about["ages"]:

@@ -334,7 +334,7 @@ def _on_model(manifest: BundleManifest, chose: str = "") -> dict[Fact, str]:
         else f"Calibration by {calibration.method}: slope {calibration.slope:.3f}, intercept "
         f"{calibration.intercept:.3f} on the logit{chosen_on}.{chose}"
     )
-    threshold = f"{point.value:.4f}: {point.rule}{chosen_on}."
+    threshold = f"{point.value:.4g}: {point.rule}{chosen_on}."
     return {
         "technology": "Deep learning: a convolutional neural network "
         f"({backbone}) that classifies chest X-rays as pneumonia or normal.",
@@ -372,7 +372,7 @@ def _abstention(found: Abstention) -> str:
         return "The model does not abstain: every result is NORMAL or PNEUMONIA."
     chosen_on = f", chosen on {found.chosen_on}" if found.chosen_on else ""
     return (
-        f"A result is indeterminate from {found.low:.4f} to below {found.high:.4f} ({found.rule}"
+        f"A result is indeterminate from {found.low:.4g} to below {found.high:.4g} ({found.rule}"
         f"{chosen_on}). All metrics apply the threshold, as if the model never abstained."
     )
 

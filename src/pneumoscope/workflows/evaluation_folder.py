@@ -30,7 +30,7 @@ from pneumoscope.records import CLASS_NAMES, Prediction
 from pneumoscope.report.checklist import ChecklistContent, Fact, flow_diagram, render_checklist
 from pneumoscope.report.content import ReportContent, RunFacts
 from pneumoscope.report.figure_sections import evaluation_figures
-from pneumoscope.report.formatting import as_csv, as_latex, as_markdown
+from pneumoscope.report.formatting import as_csv, as_latex, as_markdown, unrounded
 from pneumoscope.report.report_page import group_figures, render_report
 from pneumoscope.storage import write_json, write_text
 from pneumoscope.workflows.run_folder import command_line, software_versions
@@ -220,7 +220,7 @@ def metrics_table(evaluation: Evaluation) -> str:
     level = f"{evaluation.interval.level:.0%}"
     lines = [
         f"{evaluation.n} images of {evaluation.patients} patients, threshold "
-        f"{evaluation.threshold:.4f} ({evaluation.rule})",
+        f"{unrounded(evaluation.threshold, 4)} ({evaluation.rule})",
         "",
         f"{'metric':<20}{'value':>8}   {level} interval",
     ]

@@ -17,6 +17,7 @@ from pneumoscope.inference.bundle import BundleManifest, load_bundle, manifest_d
 from pneumoscope.inference.certificates import choose_precision
 from pneumoscope.inference.engine import fast_precisions
 from pneumoscope.inference.known_answer import KnownAnswer
+from pneumoscope.report.formatting import unrounded
 from pneumoscope.storage import cache_folder
 from pneumoscope.workflows.certify import (
     certificate_lines,
@@ -79,13 +80,15 @@ def run_info(model: str) -> tuple[dict[str, Any], str]:
         f"trained on    {manifest.training_data.images} images of "
         f"{manifest.training_data.patients} patients",
         f"made for      {made_for(manifest)}",
-        f"threshold     {manifest.threshold.value:.4f} ({manifest.threshold.rule}; "
+        f"threshold     {unrounded(manifest.threshold.value, 4)} ({manifest.threshold.rule}; "
         f"{manifest.threshold.chosen_on})",
         f"calibration   {manifest.calibration.method}",
         f"input check   {check_words(manifest.input_check)}",
     ]
     if (band := manifest.abstention).method != "none":
-        lines.append(f"indeterminate {band.low:.4f} to {band.high:.4f} ({band.rule})")
+        lines.append(
+            f"indeterminate {unrounded(band.low, 4)} to {unrounded(band.high, 4)} ({band.rule})"
+        )
     fast = fast_precisions()
     auto = choose_precision("auto", manifest.certificates, fast)
     lines.append(

@@ -52,6 +52,7 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import Progress
 from pneumoscope.records import ImageRecord
 from pneumoscope.report.content import PlanContent
+from pneumoscope.report.formatting import unrounded
 from pneumoscope.workflows.evaluation_folder import SavedEvaluation
 from pneumoscope.workflows.run_folder import announce
 from pneumoscope.workflows.scoring import Scored, score_all
@@ -348,7 +349,7 @@ def _card_note(content: PlanContent, point: OperatingPoint) -> str:
         "`pneumoscope plan` changed this model; its weights are unchanged. Numbers above that "
         "depend on the threshold or the calibration were measured before the change.",
         "",
-        f"- Threshold {point.value:.4f}: {point.rule}. Chosen on {point.chosen_on}.",
+        f"- Threshold {unrounded(point.value, 4)}: {point.rule}. Chosen on {point.chosen_on}.",
         "- Computed in float32 until `pneumoscope certify` is run again.",
     ]
     if content.recalibration and content.recalibration["changed"]:
@@ -359,6 +360,7 @@ def _card_note(content: PlanContent, point: OperatingPoint) -> str:
     if content.abstention:
         found = content.abstention
         lines.append(
-            f"- `uncertain` is predicted from {found.low:.4f} to {found.high:.4f}: {found.rule}."
+            f"- `uncertain` is predicted from {unrounded(found.low, 4)} to "
+            f"{unrounded(found.high, 4)}: {found.rule}."
         )
     return "\n".join(lines) + "\n"

@@ -31,7 +31,7 @@ from pneumoscope.evaluation.plan import (
 from pneumoscope.inference.bundle import OperatingPoint
 from pneumoscope.progress import SILENT, Progress
 from pneumoscope.report.content import PlanContent
-from pneumoscope.report.formatting import percent
+from pneumoscope.report.formatting import percent, unrounded
 from pneumoscope.report.plan_page import render_plan_page
 from pneumoscope.storage import claim_folder, csv_text, write_json, write_text
 from pneumoscope.workflows.evaluation_folder import SavedEvaluation, read_evaluation
@@ -111,7 +111,7 @@ def plan_text(content: PlanContent, document: dict[str, Any], out: Path) -> str:
     lines = [
         f"{content.images} images of {content.patients} patients; prevalence "
         f"{content.prevalence:.3f}",
-        f"threshold {row.threshold:.4f} "
+        f"threshold {unrounded(row.threshold, 4)} "
         + (f"({content.chosen.rule})" if content.chosen else "(unchanged)"),
         "",
         f"{'':<22}{'value':>8}   {content.level:.0%} interval",
@@ -149,13 +149,15 @@ def plan_text(content: PlanContent, document: dict[str, Any], out: Path) -> str:
         lines.append(
             f"expected cost {cost.value:.1f} per 1000 patients ({found.missed:g} per missed case, "
             f"{found.false_alarm:g} per false alarm); lowest at threshold "
-            f"{content.table.thresholds[found.cheapest]:.4f}: {found.at(found.cheapest).value:.1f}"
+            f"{unrounded(content.table.thresholds[found.cheapest], 4)}: "
+            f"{found.at(found.cheapest).value:.1f}"
         )
     if content.abstention:
         band = content.abstention
         lines.append(
-            f"indeterminate from {band.low:.4f} to {band.high:.4f}: {band.coverage.value:.1%} of "
-            f"images get a prediction, {band.risk.value or 0:.2%} of these are wrong"
+            f"indeterminate from {unrounded(band.low, 4)} to {unrounded(band.high, 4)}: "
+            f"{band.coverage.value:.1%} of images get a prediction, {band.risk.value or 0:.2%} of "
+            "these are wrong"
         )
     if content.recalibration:
         recalibration = content.recalibration

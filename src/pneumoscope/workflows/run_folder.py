@@ -38,7 +38,7 @@ from pneumoscope.inference.bundle import MOST_MEMBERS, BundleManifest, InputChec
 from pneumoscope.progress import Progress
 from pneumoscope.records import Dataset, ImageRecord
 from pneumoscope.report.content import DataFacts, ModelFacts, SplitCount
-from pneumoscope.report.formatting import count, percent
+from pneumoscope.report.formatting import count, percent, unrounded
 from pneumoscope.storage import (
     LOCK_FILE,
     claim_folder,
@@ -162,7 +162,7 @@ def model_facts(name: Path | str, manifest: BundleManifest) -> ModelFacts:
             "Networks": how_many(manifest),
             "Preprocessing": f"{preprocessing.fit} to a square, {preprocessing.normalisation}",
             "Initial weights": manifest.initial_weights.origin,
-            "Threshold": f"{manifest.threshold.value:.4f}, {manifest.threshold.rule}",
+            "Threshold": f"{unrounded(manifest.threshold.value, 4)}, {manifest.threshold.rule}",
             "Calibration": f"{calibration.method}, slope {calibration.slope:.3f}, "
             f"intercept {calibration.intercept:.3f}",
             "Input check": check_words(manifest.input_check),

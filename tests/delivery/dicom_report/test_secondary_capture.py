@@ -130,6 +130,7 @@ def test_what_is_burnt_in_the_image_is_burnt_in_here() -> None:
         ({"BodyPartExamined": "LUNG"}, ""),
         ({"BodyPartExamined": "LUNG", "Laterality": "L"}, "L"),
         ({"BodyPartExamined": "LUNG", "Laterality": "BOTH"}, ""),
+        ({"BodyPartExamined": "Chest"}, None),
     ],
 )
 def test_a_part_that_may_be_paired_has_its_side_or_an_empty_one(
@@ -139,11 +140,20 @@ def test_a_part_that_may_be_paired_has_its_side_or_an_empty_one(
     assert capture(xray_bytes(**elements)).get("Laterality") == side
 
 
+@pytest.mark.parametrize(
+    ("stated", "written"), [("CHEST", "CHEST"), ("chest ", "CHEST"), ("Thorax (p.a.)", None)]
+)
+def test_the_body_part_is_a_code_in_capitals(stated: str, written: str | None) -> None:
+    # PS3.5 6.2: a CS has capitals, digits, spaces and underscores.
+    assert capture(xray_bytes(BodyPartExamined=stated)).get("BodyPartExamined") == written
+
+
 @needs("dciodvfy")
 @pytest.mark.parametrize(
     "elements",
     [
         {},
+        {"BodyPartExamined": "chest"},
         {"PatientOrientation": None, "PatientName": ""},
         {"BodyPartExamined": "LUNG", "Laterality": "L"},
     ],

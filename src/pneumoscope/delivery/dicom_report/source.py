@@ -11,6 +11,7 @@ reports on the same image.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -45,6 +46,9 @@ is another patient, and times are in the stated zone."""
 
 _SEXES = ("M", "F", "O")
 """PS3.3 C.7.1.1: the enumerated values of PatientSex."""
+
+_CODE = re.compile("[A-Z0-9_ ]{1,16}")
+"""A code string (PS3.5 6.2, CS)."""
 
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 """Spacing of the pixels, mm (PS3.3 10.7.1.3): two positive numbers, or missing."""
@@ -286,6 +290,7 @@ def _complete(dataset: Dataset, changes: list[str]) -> None:
         changes.append("its LossyImageCompression is neither 00 nor 01 and was left out")
     if dataset.PatientSex not in ("", *_SEXES):
         _empty(dataset, "PatientSex", changes)
+    _as_code(dataset, "BodyPartExamined", changes)
     for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
         try:
             kind(dataset.get(keyword))
@@ -295,6 +300,20 @@ def _complete(dataset: Dataset, changes: list[str]) -> None:
         if keyword in dataset and not _is_spacing(dataset[keyword].value):
             del dataset[keyword]
             changes.append(f"its {keyword} is not two positive numbers and was left out")
+
+
+def _as_code(dataset: Dataset, keyword: str, changes: list[str]) -> None:
+    """Write a code string in capitals, as PS3.5 6.2 has it (CS); leave out what can't be one."""
+    stated = dataset.get(keyword)
+    if stated is None or stated == "":
+        return
+    code = str(stated).strip().upper()
+    if not _CODE.fullmatch(code):
+        del dataset[keyword]
+        changes.append(f"its {keyword} is no code of the standard and was left out")
+    elif code != stated:
+        setattr(dataset, keyword, code)
+        changes.append(f"its {keyword} was written in capitals")
 
 
 def _is_spacing(value: Any) -> bool:

@@ -94,7 +94,7 @@ def test_answers_come_from_the_run(whole: Dataset, evaluation: Evaluation) -> No
         "software": "numpy",
         "initial": "random (seed 3); SHA-256 aaaaaaaaaaaaaaaa….",
         "ensemble": "2 networks, probabilities averaged.",
-        "threshold": "0.5000: fixed at 0.5.",
+        "threshold": "0.5: fixed at 0.5.",
         "training": "Recipe frozen, weights imagenet",
         "selection": "The weights of the epoch with the best validation AUC were kept",
         "imbalance": "Classes weighted to equal frequency",
@@ -131,7 +131,7 @@ def test_what_calibration_was_chosen_on_and_what_is_indeterminate(
     )
     assert own["updating"] == f"{later['updating']} These are the evaluated images."
     assert own["indeterminate"].startswith(
-        "A result is indeterminate from 0.3000 to below 0.7000 (5 % errors). All metrics"
+        "A result is indeterminate from 0.3 to below 0.7 (5 % errors). All metrics"
     )
 
 

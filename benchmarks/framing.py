@@ -12,7 +12,6 @@ seen to be added. Prints Markdown.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from datetime import date
 from functools import partial
@@ -21,15 +20,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from perturbations import records_of, score
-from pneumoscope.errors import PneumoscopeError
+from perturbations import printed, records_of, score
 from pneumoscope.evaluation.metrics import point_metrics
 from pneumoscope.images.perturbation_sweeps import collimation, crop
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import TerminalProgress
 from pneumoscope.records import SPLITS
 from pneumoscope.report.formatting import number
-from pneumoscope.storage import write_text
 
 CUTS = {
     "10 % off each side": partial(crop, share=0.1),
@@ -73,28 +70,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--false-alarms", type=float, default=0.05, help="share, as they are")
     parser.add_argument("--out", type=Path, help="also write the Markdown to this file")
     asked = parser.parse_args(arguments)
-    try:
-        records = records_of(asked.data, asked.split)
-        found = {}
-        for model in asked.models:
-            predictor = Predictor.load(model, input_check=False)  # every cut needs a result
-            scores = score(records, predictor, CUTS, TerminalProgress())
-            labels = np.array([record.label == 1 for record in scores.records])
-            found[model] = rows(labels, scores.probabilities, asked.false_alarms)
-    except PneumoscopeError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    return printed(lambda: measure(asked), asked.out)
+
+
+def measure(asked: argparse.Namespace) -> str:
+    """Measure as asked: the Markdown."""
+    records = records_of(asked.data, asked.split)
+    found = {}
+    for model in asked.models:
+        predictor = Predictor.load(model, input_check=False)  # every cut needs a result
+        scores = score(records, predictor, CUTS, TerminalProgress())
+        labels = np.array([record.label == 1 for record in scores.records])
+        found[model] = rows(labels, scores.probabilities, asked.false_alarms)
     positives = int(labels.sum())
     about = (
         f"Split {asked.split} of {asked.data}: {len(labels)} images, {positives} with pneumonia; "
         f"{number(asked.false_alarms)} of the unchanged normal images are positive. "
         f"AUC, sensitivity / specificity; {date.today().isoformat()}."
     )
-    text = "\n".join([about, "", *table(found)])
-    print(text)
-    if asked.out:
-        write_text(asked.out, text + "\n")
-    return 0
+    return "\n".join([about, "", *table(found)])
 
 
 if __name__ == "__main__":

@@ -261,6 +261,19 @@ def measure(asked: argparse.Namespace, progress: Progress) -> tuple[dict[str, An
     return facts | document(table), markdown(table, about)
 
 
+def printed(measured: Callable[[], str], out: Path | None) -> int:
+    """Print what a script measures and keep it in `out`, if given; the exit code of the script."""
+    try:
+        text = measured()
+    except PneumoscopeError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(text)
+    if out:  # after printing: a full disk should not cost the result
+        write_text(out, text + "\n")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit code: 0 whether the limit holds or not."""
     parser = argparse.ArgumentParser(description=__doc__)

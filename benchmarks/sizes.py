@@ -14,7 +14,6 @@ differences from it. Prints Markdown.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -23,9 +22,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from perturbations import records_of, score
+from perturbations import printed, records_of, score
 from pneumoscope.config import IntervalConfig
-from pneumoscope.errors import PneumoscopeError
 from pneumoscope.evaluation.intervals import percentile_interval, resampled_weights
 from pneumoscope.evaluation.proportions import patient_codes
 from pneumoscope.evaluation.ranked_metrics import RankedScores, auc_values
@@ -37,15 +35,9 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import TerminalProgress
 from pneumoscope.records import ImageRecord
 from pneumoscope.report.formatting import number
-from pneumoscope.storage import write_text
-from threshold_rules import changes
+from threshold_rules import MATCHED, RESAMPLES, matched_framing
 
 SIZES = (112, 128, 144, 160)
-
-RESAMPLES = 1000
-
-MATCHED = list(range(1, 1 + len(MATCHED_SHARES)))
-"""Columns of the copies with matched framing; column 0 is the image as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +86,9 @@ def predictor_of(model: Path | str, size: int) -> Predictor:
 
 def predicted(model: Path | str, records: Sequence[ImageRecord], sizes: Sequence[int]) -> Group:
     """The model's predictions at every size."""
-    names = [f"lungs fill {share:g}" for share in MATCHED_SHARES]
-    matched = {name: change for name, change in changes().items() if name in names}
+    copies = matched_framing()
     found = [
-        score(records, predictor_of(model, size), matched, TerminalProgress()) for size in sizes
+        score(records, predictor_of(model, size), copies, TerminalProgress()) for size in sizes
     ]
     labels = np.array([record.label for record in found[0].records])
     patients = [record.patient for record in found[0].records]
@@ -156,21 +147,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="also write the Markdown to this file")
     asked = parser.parse_args(arguments)
-    try:
-        found = groups_of(asked.data, asked.models, asked.sizes)
-    except PneumoscopeError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    return printed(lambda: measure(asked), asked.out)
+
+
+def measure(asked: argparse.Namespace) -> str:
+    """Measure as asked: the Markdown."""
+    found = groups_of(asked.data, asked.models, asked.sizes)
     images = sum(len(each.labels) for groups in found.values() for each in groups)
     about = (
         f"{asked.data.name}: {images} images, each as it is and with framing matched; AUC. "
         f"{date.today().isoformat()}."
     )
-    text = "\n".join([about, "", *table(found, asked.sizes)])
-    print(text)
-    if asked.out:
-        write_text(asked.out, text + "\n")
-    return 0
+    return "\n".join([about, "", *table(found, asked.sizes)])
 
 
 if __name__ == "__main__":

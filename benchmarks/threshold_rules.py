@@ -13,7 +13,6 @@ needs no model.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -24,10 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perturbations import Change, records_of, score
+from perturbations import Change, printed, records_of, score
 from pneumoscope.arrays import Float32Array
 from pneumoscope.config import IntervalConfig, ThresholdConfig
-from pneumoscope.errors import PneumoscopeError
 from pneumoscope.evaluation.calibration import Calibration, fit_calibration, logit, sigmoid
 from pneumoscope.evaluation.intervals import percentile_interval, resampled_weights
 from pneumoscope.evaluation.metrics import point_metrics
@@ -38,7 +36,6 @@ from pneumoscope.images.perturbation_sweeps import collimation, crop
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.progress import TerminalProgress
 from pneumoscope.report.formatting import number
-from pneumoscope.storage import write_text
 
 Logits = NDArray[np.float64]
 
@@ -68,8 +65,8 @@ class Part:
         return labels, self.logits[:, columns].T.reshape(-1), self.patients * len(columns)
 
 
-def changes() -> dict[str, Change]:
-    """What is done to every image: matched framing, and changes of another site."""
+def matched_framing() -> dict[str, Change]:
+    """Every image cropped so that the lungs fill the same share of it, at three shares."""
     found: list[tuple[Float32Array, LungBox | None]] = []
 
     def matched(image: Float32Array, share: float) -> Float32Array:
@@ -77,8 +74,12 @@ def changes() -> dict[str, Change]:
             found[:] = [(image, reliable_box(image))]
         return match_framing(image, found[0][1], share)
 
-    shares = {f"lungs fill {share:g}": partial(matched, share=share) for share in MATCHED_SHARES}
-    return shares | {
+    return {f"lungs fill {share:g}": partial(matched, share=share) for share in MATCHED_SHARES}
+
+
+def changes() -> dict[str, Change]:
+    """What is done to every image: matched framing, and changes of another site."""
+    return matched_framing() | {
         "10 % off each side": partial(crop, share=0.1),
         "10 % off top and bottom": partial(collimation, share=-0.1),
         "10 % off left and right": partial(collimation, share=0.1),
@@ -235,14 +236,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scores", type=Path, help="file that keeps the logits, *.npz")
     parser.add_argument("--out", type=Path, help="also write the Markdown to this file")
     asked = parser.parse_args(arguments)
-    try:
-        if asked.scores:
-            folds, names = stored(asked.scores, asked.folder)
-        else:
-            folds, names = scored(asked.folder)
-    except PneumoscopeError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    return printed(lambda: measure(asked), asked.out)
+
+
+def measure(asked: argparse.Namespace) -> str:
+    """Measure as asked: the Markdown."""
+    folds, names = stored(asked.scores, asked.folder) if asked.scores else scored(asked.folder)
     images = sum(len(held_out.labels) for _, held_out in folds)
     about = (
         f"{asked.folder.name}: {images} held-out images in {len(folds)} folds, each of "
@@ -255,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{name} {number(point_metrics(labels, sigmoid(column), 0.5)['auc'])}"
         for name, column in zip(names, areas.T, strict=True)
     )
-    text = "\n".join(
+    return "\n".join(
         [
             about,
             "",
@@ -266,10 +265,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             *calibration_table(folds, names),
         ]
     )
-    print(text)
-    if asked.out:
-        write_text(asked.out, text + "\n")
-    return 0
 
 
 if __name__ == "__main__":

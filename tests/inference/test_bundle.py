@@ -254,6 +254,16 @@ def test_info_states_the_fingerprint_that_reports_hold(bundle: Bundle) -> None:
     assert f"fingerprint   {document['fingerprint']}" in text
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.573, "0.5730"), (0.00002, "0.00002"), (0.99999, "0.99999")]
+)
+def test_info_does_not_round_a_threshold_to_0_or_1(
+    bundle: Bundle, value: float, shown: str
+) -> None:
+    text = run_info(str(changed(bundle, {"threshold.value": value})))[1]
+    assert f"threshold     {shown} (" in text
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of real networks."""
